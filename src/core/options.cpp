@@ -1,0 +1,138 @@
+// kvops_set_option() and the environment variables of the same meaning; kvops_set_log().
+#include "core/options.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <string_view>
+
+#include "core/debug.h"
+#include "core/error.h"
+#include "cpu/isa.h"
+#include "kvcache_ops/options.h"
+
+namespace kvops {
+
+std::atomic<unsigned> debug_flags{0};
+
+namespace {
+
+struct Settings {
+  std::mutex mutex;
+  std::string impl;
+  kvops_log log = nullptr;
+  void* log_context = nullptr;
+};
+// Never destroyed: operators may still run while the process ends.
+Settings& settings() {
+  static auto& s = *new Settings;
+  return s;
+}
+
+// Calls f with each part of "a,b,c", without spaces; stops at the first that it refuses.
+template <class F>
+bool each_part(std::string_view list, F&& f) {
+  while (!list.empty()) {
+    auto part = list.substr(0, list.find(','));
+    list.remove_prefix(std::min(list.size(), part.size() + 1));
+    while (part.starts_with(' ')) part.remove_prefix(1);
+    while (part.ends_with(' ')) part.remove_suffix(1);
+    if (!part.empty() && !f(part)) return false;
+  }
+  return true;
+}
+
+bool set_debug(std::string_view value) {
+  unsigned flags = 0;
+  bool known = each_part(value, [&](std::string_view name) {
+    unsigned flag = name == "bounds" ? unsigned{kDebugBounds}
+                    : name == "log"  ? unsigned{kDebugLog}
+                    : name == "sync" ? unsigned{kDebugSync}
+                                     : 0U;
+    flags |= flag;
+    return flag != 0;
+  });
+  if (known) debug_flags = flags;
+  return known;
+}
+
+bool set_impl(std::string_view value) {
+  bool known = each_part(value, [](std::string_view part) {
+    return find_entry(std::string(part.substr(0, part.find(':'))).c_str()) != nullptr &&
+           part.find(':') != part.npos;
+  });
+  if (!known) return false;
+  std::lock_guard lock(settings().mutex);
+  settings().impl = value;
+  return true;
+}
+
+struct Option {
+  const char* name;
+  const char* variable;
+  bool (*set)(std::string_view value);
+  const char* values;
+};
+constexpr Option kOptions[] = {
+    {"debug", "KVOPS_DEBUG", set_debug, "a list of bounds, log, sync"},
+    {"impl", "KVOPS_IMPL", set_impl, "a list of operator:implementation"},
+    {"cpu_isa", "KVOPS_CPU_ISA", cpu::set_isa, "one of scalar sse4 avx2 avx3 that this CPU has"},
+};
+
+// A bad variable cannot be reported at load; the best that can be done is to ignore it, aloud.
+[[gnu::constructor]] void read_environment() {
+  for (auto& option : kOptions) {
+    const char* value = std::getenv(option.variable);
+    if (value && !option.set(value))
+      std::fprintf(stderr, "kvops: %s is \"%s\", expected %s; ignored\n", option.variable, value,
+                   option.values);
+  }
+}
+
+}  // namespace
+
+std::string forced_implementation(const char* op) {
+  std::lock_guard lock(settings().mutex);
+  std::string found;
+  each_part(settings().impl, [&](std::string_view part) {
+    auto colon = part.find(':');
+    if (part.substr(0, colon) == op) found = part.substr(colon + 1);
+    return true;
+  });
+  return found;
+}
+
+void log_line(const char* line) {
+  std::lock_guard lock(settings().mutex);
+  if (auto log = settings().log)
+    log(settings().log_context, line);
+  else
+    std::fprintf(stderr, "kvops: %s\n", line);
+}
+
+}  // namespace kvops
+
+using namespace kvops;
+
+extern "C" {
+
+kvops_status kvops_set_option(const char* name, const char* value) {
+  constexpr auto* f = "kvops_set_option";
+  if (!name || !value)
+    return fail(KVOPS_INVALID_ARGUMENT, f, name ? "value" : "name", "is NULL");
+  for (auto& option : kOptions) {
+    if (std::string_view(option.name) != name) continue;
+    return option.set(value) ? KVOPS_OK
+                             : fail(KVOPS_UNSUPPORTED, f, "value", "of %s is \"%s\", expected %s",
+                                    name, value, option.values);
+  }
+  return fail(KVOPS_UNSUPPORTED, f, "name", "is \"%s\", expected one of debug impl cpu_isa", name);
+}
+
+kvops_status kvops_set_log(kvops_log function, void* context) {
+  std::lock_guard lock(settings().mutex);
+  settings().log = function, settings().log_context = context;
+  return KVOPS_OK;
+}
+
+}  // extern "C"

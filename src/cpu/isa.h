@@ -1,0 +1,25 @@
+// The instruction set that the CPU back end uses. Kernels are compiled once per target by Highway's
+// foreach_target.h; this chooser replaces HWY_EXPORT, so that no libhwy is needed at run time.
+#pragma once
+#include <string_view>
+
+namespace kvops::cpu {
+
+// Highway's EMU128, SSE4, AVX2 and AVX3 (AVX-512 F, BW, DQ, VL, CD).
+enum class Isa { scalar, sse4, avx2, avx3 };
+
+Isa isa();
+const char* isa_name();
+
+// "scalar", ..., or "" for the best that this CPU has; false, and no change, for any other.
+bool set_isa(std::string_view name);
+
+}  // namespace kvops::cpu
+
+// After the namespaces of all targets, under HWY_ONCE: op(args) of the chosen target.
+#define KVOPS_CPU_EXPORT(op)                                                           \
+  kvops_status op(const kvops_##op##_args& a) {                                        \
+    static constexpr decltype(&op) kTargets[] = {&N_EMU128::op, &N_SSE4::op, &N_AVX2::op, \
+                                                 &N_AVX3::op};                         \
+    return kTargets[int(isa())](a);                                                    \
+  }
