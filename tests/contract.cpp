@@ -191,7 +191,8 @@ static void run(std::istream& file, bool quiet, std::map<string, Counts>& counts
       fine = fine && !kvops_query(op->name, call.args.data(), nullptr);
     } else {
       ++counts[op->name].bad;
-      fine = got && status == kvops_status_string(got) && (blamed == e.argument || blamed == "none");
+      fine =
+          got && status == kvops_status_string(got) && (blamed == e.argument || blamed == "none");
     }
     if (!fine) std::printf("FAILED: %s\n    ", line.c_str()), ++failures;
     if (!fine || (!quiet && verb != "ok"))

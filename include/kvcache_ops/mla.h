@@ -89,7 +89,6 @@ typedef struct kvops_concat_and_cache_mla_grouped_args {
 KVOPS_API kvops_status
 kvops_concat_and_cache_mla_grouped(const kvops_concat_and_cache_mla_grouped_args* args);
 
-
 typedef struct kvops_concat_mla_q_args {
   size_t struct_size;
   kvops_tensor ql_nope;  // [tokens, heads, nope]          T; a transposed view is fine

@@ -131,8 +131,8 @@ typedef struct kvops_query_result {
   size_t struct_size;
   int64_t bytes;               // least size of the workspace or plan argument; 0: it has none
   const char* implementation;  // what would run: "avx2", "sm90", "portable", ...
-  int64_t graph_safe;     // 1: may be captured in a CUDA or HIP graph (copies: without pageable memory)
-  int64_t deterministic;  // 1: the same bits on every run
+  int64_t graph_safe;          // 1: may be captured in a graph (copies: without pageable memory)
+  int64_t deterministic;       // 1: the same bits on every run
 } kvops_query_result;
 
 // Would kvops_<op>(args) be accepted here? Runs the checks of the call except those of addresses,
@@ -163,7 +163,7 @@ enum {
 enum {
   KVOPS_COMPARE_EXACT = 0,    // bit for bit; NaN equals NaN
   KVOPS_COMPARE_ULP = 1,      // |x - w| <= t * ulp(w)
-  KVOPS_COMPARE_ROWS = 2,     // |x - w| <= t * max(ulp(w), 2^-23 * the largest magnitude of the row)
+  KVOPS_COMPARE_ROWS = 2,     // |x - w| <= t * max(ulp(w), 2^-23 * largest magnitude of the row)
   KVOPS_COMPARE_SCRATCH = 3,  // not at all
   KVOPS_COMPARE_SET = 4       // rows hold the same values in any order
 };

@@ -1,8 +1,9 @@
 // vLLM's names of cache formats.
+#include "kvcache_ops/cache_format.h"
+
 #include <cstring>
 
 #include "core/error.h"
-#include "kvcache_ops/cache_format.h"
 #include "kvcache_ops/device.h"
 
 using namespace kvops;
@@ -29,7 +30,10 @@ extern "C" kvops_status kvops_parse_kv_cache_dtype(const char* name, kvops_dtype
   };
   constexpr auto* f = "kvops_parse_kv_cache_dtype";
   if (!name || !cache_dtype || !format)
-    return fail(KVOPS_INVALID_ARGUMENT, f, !name ? "name" : !cache_dtype ? "cache_dtype" : "format",
+    return fail(KVOPS_INVALID_ARGUMENT, f,
+                !name          ? "name"
+                : !cache_dtype ? "cache_dtype"
+                               : "format",
                 "is NULL");
   for (auto& t : table) {
     if (std::strcmp(t.name, name) != 0) continue;

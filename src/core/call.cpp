@@ -120,7 +120,8 @@ kvops_status query(const Entry& e, const void* args, kvops_query_result* result)
     if (auto s = prepare(e, args, Mode::query, plan)) return s;
     if (!result) return KVOPS_OK;
     bool gpu = plan.bound.device.type != KVOPS_CPU;
-    kvops_query_result r = {result->struct_size, plan.bytes, plan.backend->implementation(), gpu, 1};
+    kvops_query_result r = {result->struct_size, plan.bytes, plan.backend->implementation(), gpu,
+                            1};
     std::memcpy(result, &r, std::min(r.struct_size, sizeof r));
     return KVOPS_OK;
   });

@@ -79,7 +79,8 @@ struct Binder : Call {
     if (a.flags & KVOPS_ARG_SIZED)
       bound.sized_name = a.name, bound.sized_optional = a.flags & KVOPS_ARG_OPTIONAL;
     if (absent(t)) {
-      bool workspace = a.flags & KVOPS_ARG_SIZED && (a.flags & KVOPS_ARG_READ || mode == Mode::query);
+      bool workspace =
+          a.flags & KVOPS_ARG_SIZED && (a.flags & KVOPS_ARG_READ || mode == Mode::query);
       if (a.flags & KVOPS_ARG_OPTIONAL || workspace) return KVOPS_OK;
       return report_absent(*this, a);
     }

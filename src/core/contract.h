@@ -87,7 +87,7 @@ struct Contract {
 
 // What a successful bind() knows.
 struct Bound {
-  kvops_device device;        // of the call
+  kvops_device device;  // of the call
   void* stream;
   bool empty;                 // nothing to do
   const kvops_tensor* sized;  // the workspace or plan; nullptr: there is none, or it is absent

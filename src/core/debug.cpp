@@ -15,8 +15,7 @@ namespace {
 
 void append_tensor(std::string& line, const char* name, const kvops_tensor& t) {
   line.append(" ").append(name).append("=").append(dtype(t.dtype).name).append("[");
-  for (int i = 0; i < t.rank; ++i)
-    line.append(i ? "," : "").append(std::to_string(t.shape[i]));
+  for (int i = 0; i < t.rank; ++i) line.append(i ? "," : "").append(std::to_string(t.shape[i]));
   line.append("]");
 }
 
@@ -55,8 +54,7 @@ kvops_status debug_call(const Entry& e, const Backend& backend, const Bound& bou
   int32_t index = bound.device.index;
   bool waits = !device.capturing(index, bound.stream);
   kvops_status status = KVOPS_OK;
-  if (flags & kDebugBounds && waits)
-    status = check_indices(e.contract, args, device, bound);
+  if (flags & kDebugBounds && waits) status = check_indices(e.contract, args, device, bound);
   if (!status) status = e.call(backend, args);
   if (!status && flags & kDebugSync && waits) status = device.synchronize(index, bound.stream);
   if (flags & kDebugLog) log_call(e.contract, bound, args, status);

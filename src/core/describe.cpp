@@ -32,8 +32,7 @@ struct Description {
     ops.push_back({c.op, c.args_size, c.args.size(), arg_list.data() + arg_list.size(),
                    c.rules.size(), rule_list.data() + rule_list.size(), e.backends});
     for (auto& a : c.args) args.push_back(info(a)), arg_list.push_back(&args.back());
-    for (auto& r : c.rules)
-      rules.push_back(text(c, r)), rule_list.push_back(rules.back().c_str());
+    for (auto& r : c.rules) rules.push_back(text(c, r)), rule_list.push_back(rules.back().c_str());
   }
 
   static kvops_arg_info info(const Arg& a) {
@@ -53,8 +52,8 @@ struct Description {
   }
 
   static std::string text(const Contract& c, const Rule& r) {
-    static const char* const verbs[] = {"if", "require", "alias", "overlap", "noop", "index",
-                                        "blocks"};
+    static const char* const verbs[] = {"if",   "require", "alias", "overlap",
+                                        "noop", "index",   "blocks"};
     std::string line = verbs[int(r.kind)];
     bool names_argument = r.kind >= RuleKind::alias && r.kind != RuleKind::noop;
     if (names_argument) line.append(" ").append(c.args[r.arg].name);

@@ -73,19 +73,19 @@ kvops_status kvops_get_device_info(kvops_device device, kvops_device_info* info)
   });
 }
 
-#define KVOPS_ALLOCATION(name, allocate, release_name, release)                            \
-  kvops_status name(kvops_device device, int64_t bytes, void** data) {                     \
-    if (!data) return is_null(#name, "data");                                              \
-    if (bytes < 0) return negative(#name, bytes);                                          \
-    *data = nullptr;                                                                       \
-    return on(#name, device, [&](const DeviceApi& api) {                                   \
-      return bytes ? api.allocate(device.index, bytes, data) : KVOPS_OK;                   \
-    });                                                                                    \
-  }                                                                                        \
-  kvops_status release_name(kvops_device device, void* data) {                             \
-    return on(#release_name, device, [&](const DeviceApi& api) {                           \
-      return data ? api.release(device.index, data) : KVOPS_OK;                            \
-    });                                                                                    \
+#define KVOPS_ALLOCATION(name, allocate, release_name, release)          \
+  kvops_status name(kvops_device device, int64_t bytes, void** data) {   \
+    if (!data) return is_null(#name, "data");                            \
+    if (bytes < 0) return negative(#name, bytes);                        \
+    *data = nullptr;                                                     \
+    return on(#name, device, [&](const DeviceApi& api) {                 \
+      return bytes ? api.allocate(device.index, bytes, data) : KVOPS_OK; \
+    });                                                                  \
+  }                                                                      \
+  kvops_status release_name(kvops_device device, void* data) {           \
+    return on(#release_name, device, [&](const DeviceApi& api) {         \
+      return data ? api.release(device.index, data) : KVOPS_OK;          \
+    });                                                                  \
   }
 KVOPS_ALLOCATION(kvops_malloc, allocate, kvops_free, release)
 KVOPS_ALLOCATION(kvops_malloc_pinned, allocate_pinned, kvops_free_pinned, release_pinned)

@@ -118,8 +118,7 @@ extern "C" {
 
 kvops_status kvops_set_option(const char* name, const char* value) {
   constexpr auto* f = "kvops_set_option";
-  if (!name || !value)
-    return fail(KVOPS_INVALID_ARGUMENT, f, name ? "value" : "name", "is NULL");
+  if (!name || !value) return fail(KVOPS_INVALID_ARGUMENT, f, name ? "value" : "name", "is NULL");
   for (auto& option : kOptions) {
     if (std::string_view(option.name) != name) continue;
     return option.set(value) ? KVOPS_OK

@@ -56,8 +56,8 @@ inline constexpr Function of = nullptr;
 }  // namespace
 
 constexpr Entry kEntries[kNumOps] = {
-#define KVOPS_OP(op, cpu, cuda, hip, ...)                                                    \
-  entry<rows::op, &Backend::op>(                                                             \
+#define KVOPS_OP(op, cpu, cuda, hip, ...)                                                          \
+  entry<rows::op, &Backend::op>(                                                                   \
       #op, uint64_t{cpu} << KVOPS_CPU | uint64_t{cuda} << KVOPS_CUDA | uint64_t{hip} << KVOPS_HIP, \
       sizes::of<rows::op>),
 #include "ops.def"

@@ -49,10 +49,10 @@ TensorView<T, Rank> view(const kvops_tensor& t) {
 template <class T>
 struct RowsView {
   T* data;
-  int64_t rows, size;       // number of rows, elements in one
-  int64_t extent[5];        // of the leading dimensions, innermost first; [0] alone when rank <= 1
+  int64_t rows, size;  // number of rows, elements in one
+  int64_t extent[5];   // of the leading dimensions, innermost first; [0] alone when rank <= 1
   int64_t stride[5];
-  int levels;               // at least 1
+  int levels;  // at least 1
 
   KVOPS_HD T* row(int64_t r) const {
     int64_t offset = 0;

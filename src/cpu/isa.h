@@ -17,9 +17,9 @@ bool set_isa(std::string_view name);
 }  // namespace kvops::cpu
 
 // After the namespaces of all targets, under HWY_ONCE: op(args) of the chosen target.
-#define KVOPS_CPU_EXPORT(op)                                                           \
-  kvops_status op(const kvops_##op##_args& a) {                                        \
+#define KVOPS_CPU_EXPORT(op)                                                              \
+  kvops_status op(const kvops_##op##_args& a) {                                           \
     static constexpr decltype(&op) kTargets[] = {&N_EMU128::op, &N_SSE4::op, &N_AVX2::op, \
-                                                 &N_AVX3::op};                         \
-    return kTargets[int(isa())](a);                                                    \
+                                                 &N_AVX3::op};                            \
+    return kTargets[int(isa())](a);                                                       \
   }
