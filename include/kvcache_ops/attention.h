@@ -45,10 +45,11 @@ typedef struct kvops_paged_attention_v1_args {
 //   m          = max(max_t a[t], sinks[h]),   Z = sum_t exp(a[t] - m) + exp(sinks[h] - m)
 //   out[s,h,:] = RN_T(sum_t exp(a[t] - m) * v[t,:] / Z),   lse[s,h] = log(Z) + m
 //
-// Without sinks their terms vanish. A window w keeps t >= L - w. No token left: out = 0 and, without
-// sinks, lse = -inf. The caches take any strides: an NHD or HND cache [blocks, block, kv_heads,
-// size] of strides (sb, st, sh, 1) is passed as keys [blocks, kv_heads, size/x, block, x] of strides
-// (sb, sh, x, st, 1) and values [blocks, kv_heads, size, block] of (sb, sh, 1, st). Same bits.
+// Without sinks their terms vanish. A window w keeps t >= L - w. No token left: out = 0 and, where
+// there are no sinks, lse = -inf. The caches take any strides: an NHD or HND cache [blocks, block,
+// kv_heads, size] with strides (sb, st, sh, 1) is passed as keys [blocks, kv_heads, size/x, block,
+// x] with strides (sb, sh, x, st, 1) and values [blocks, kv_heads, size, block] with (sb, sh, 1,
+// st). The same bits result.
 //
 // fp8: k = decode * k_scale, v = decode * v_scale. Everything is accumulated in f32. L <= 0: zeros.
 // What lies at t >= L in a block, and in the table past it, is not used and may be anything, NaN
