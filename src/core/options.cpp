@@ -79,13 +79,14 @@ constexpr Option kOptions[] = {
     {"cpu_isa", "KVOPS_CPU_ISA", cpu::set_isa, "one of scalar sse4 avx2 avx3 that this CPU has"},
 };
 
-// A bad variable cannot be reported at load; the best that can be done is to ignore it, aloud.
+// A bad variable is ignored and becomes the last error of the loading thread, where `kvops doctor`
+// looks for it: the library does not print.
 [[gnu::constructor]] void read_environment() {
   for (auto& option : kOptions) {
     const char* value = std::getenv(option.variable);
     if (value && !option.set(value))
-      std::fprintf(stderr, "kvops: %s is \"%s\", expected %s; ignored\n", option.variable, value,
-                   option.values);
+      fail(KVOPS_UNSUPPORTED, option.variable, "", "is \"%s\", expected %s; ignored", value,
+           option.values);
   }
 }
 
