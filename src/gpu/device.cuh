@@ -1,0 +1,35 @@
+// What differs between CUDA and HIP in device code. A file of src/gpu is compiled as both; KVOPS_GPU,
+// set by the CMake directory, names the back end's namespace. Device helpers live in kvops::gpu;
+// host functions in kvops::KVOPS_GPU, so that the two back ends never share a symbol.
+#pragma once
+#include "gpu/launch.h"
+#if defined(__HIP__)
+#include <hip/hip_runtime.h>
+#endif
+
+namespace kvops::gpu {
+
+#if defined(__HIP__)
+// Lanes of a wavefront. Device code only: on a 64-lane target the host pass sees 32.
+#if defined(__AMDGCN_WAVEFRONT_SIZE)
+inline constexpr int kWarp = __AMDGCN_WAVEFRONT_SIZE;
+#else
+inline constexpr int kWarp = 32;
+#endif
+__device__ inline float shuffle_xor(float x, int mask) { return __shfl_xor(x, mask); }
+#else
+inline constexpr int kWarp = 32;
+__device__ inline float shuffle_xor(float x, int mask) {
+  return __shfl_xor_sync(0xFFFFFFFFu, x, mask);
+}
+#endif
+
+// The counter of bad index entries; nullptr when the caller does not ask.
+__device__ inline void add_fault(int64_t* faults) {
+  if (faults) atomicAdd(reinterpret_cast<unsigned long long*>(faults), 1ull);
+}
+
+// No thread block is larger: launch bounds and shared memory count on it.
+inline constexpr int kMaxThreads = 1024;
+
+}  // namespace kvops::gpu

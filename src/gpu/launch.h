@@ -1,0 +1,33 @@
+// How the host side of src/gpu queues a kernel; implemented by src/cuda and src/hip.
+#pragma once
+#include "core/view.h"
+#include "kvcache_ops.h"
+
+namespace kvops::KVOPS_GPU {
+
+// Blocks of up to 2^31 - 1 by 65535 by 65535.
+struct Grid {
+  int64_t x = 1, y = 1, z = 1;
+  int threads = 256;
+};
+
+// Queues a kernel on the device and the stream of the tensor `on`, whatever device is current.
+// Implemented by the back end; the status is that of the launch call itself.
+kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
+                           const kvops_tensor& on, void** parameters);
+
+// SMs or CUs of the device that the tensor is on.
+int64_t compute_units(const kvops_tensor& on);
+
+template <class... P, class... A>
+kvops_status launch(const char* op, void (*kernel)(P...), const Grid& grid, const kvops_tensor& on,
+                    const A&... arguments) {
+  static_assert(sizeof...(P) == sizeof...(A));
+  auto queue = [&](P... parameters) {
+    void* pointers[] = {&parameters...};
+    return launch_kernel(op, reinterpret_cast<const void*>(kernel), grid, on, pointers);
+  };
+  return queue(arguments...);
+}
+
+}  // namespace kvops::KVOPS_GPU
