@@ -185,17 +185,22 @@ def _is_numpy(value):
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
-def _numpy_dtype(array, relabel=None):
-    dtype = array.dtype
+_known = {}  # np.dtype -> number: the name of a dtype is slow to get
+
+
+def _numpy_dtype(dtype, relabel):
     name = _NUMPY_NAMES.get(dtype.name)
     if name and dtype.isnative:
+        _known[dtype] = DTYPES[name]
         return DTYPES[name]
     if relabel is not None and dtype.kind in "iuV":
         number = dtype_number(relabel)
         if DTYPE_INFO[number][1] == dtype.itemsize:
             return number
-        raise Error(f"elements of {dtype} have {dtype.itemsize} bytes, those of {relabel} "
-                    f"{DTYPE_INFO[number][1]}")
+        raise Error(
+            f"elements of {dtype} have {dtype.itemsize} bytes, those of {relabel} "
+            f"{DTYPE_INFO[number][1]}"
+        )
     if dtype.kind in "iu" and dtype.itemsize == 2:
         raise Error(
             f"dtype is {dtype}, which may hold bf16 or f16: say which, "
@@ -205,31 +210,29 @@ def _numpy_dtype(array, relabel=None):
 
 
 def _from_numpy(array, relabel=None):
-    number = _numpy_dtype(array, relabel)
-    if array.ndim > MAX_RANK:
-        raise Error(f"rank is {array.ndim}, expected at most {MAX_RANK}")
+    dtype = array.dtype
     result = Tensor.__new__(Tensor)
+    result.dtype = _known.get(dtype) or _numpy_dtype(dtype, relabel)
     result.data = array.__array_interface__["data"][0]
-    result.dtype = number
     result.shape = array.shape
-    result.strides = _element_strides(array)
+    result.strides = _element_strides(array, dtype.itemsize)
     result.device = CPU, 0
     result.stream = None
     result.owner = array
     result.writable = array.flags.writeable
+    if len(result.shape) > MAX_RANK:
+        raise Error(f"rank is {array.ndim}, expected at most {MAX_RANK}")
     return result
 
 
-def _element_strides(array):
-    size = array.itemsize
+def _element_strides(array, size):
+    strides = array.strides
     if size == 1:
-        return array.strides
-    strides = []
-    for extent, stride in zip(array.shape, array.strides):
-        if stride % size and extent > 1:
+        return strides
+    for i, stride in enumerate(strides):
+        if stride % size and array.shape[i] > 1:
             raise Error(f"has a stride of {stride} bytes, expected a multiple of {size}")
-        strides.append(stride // size)
-    return tuple(strides)
+    return tuple([stride // size for stride in strides])
 
 
 class _DlTensor(ctypes.Structure):

@@ -240,7 +240,9 @@ def _signature(op):
     return inspect.Signature(parameters)
 
 
-def _argument_line(a):
+def _argument_line(a, note):
+    if note:
+        return f"  {a.name}: {note}"
     if a.kind == TENSOR:
         dtypes = " ".join(a.dtypes) if len(a.dtypes) < 11 else "any dtype"
         words = [f"[{a.shape}]" if a.shape else "", dtypes]
@@ -255,15 +257,19 @@ def _argument_line(a):
     return f"  {a.name}: {kind}"
 
 
-def _docstring(op, text):
-    lines = [text] if text else []
-    lines += ["Arguments:", *(_argument_line(a) for a in op.arguments.values())]
+def _docstring(op, doc):
+    """The header's comments, and the table where it has none (a younger library, say)."""
+    notes = doc.get("fields", {})
+    lines = [doc["text"], ""] if doc.get("text") else []
+    lines += ["Arguments:"]
+    lines += [_argument_line(a, notes.get(a.name)) for a in op.arguments.values()]
     if op.rules:
         lines += ["", "Rules:", *(f"  {rule}" for rule in op.rules)]
-    return "\n".join(lines) + "\n"
+    family = _texts.get("families", {}).get(doc.get("family"))
+    return "\n".join(lines + (["", family] if family else [])) + "\n"
 
 
-def _function(op, text):
+def _function(op):
     def function(*, stream=None, **arguments):
         args, _owners = op.pack(arguments, stream)
         status = op.run(ctypes.byref(args))
@@ -272,16 +278,12 @@ def _function(op, text):
 
     function.__name__ = function.__qualname__ = op.name
     function.__module__ = "kvops"
-    function.__doc__ = _docstring(op, text)
+    function.__doc__ = _docstring(op, _texts.get("ops", {}).get(op.name, {}))
     function.__signature__ = _signature(op)
     return function
 
 
-def _texts():
-    file = pathlib.Path(__file__).resolve().parent / "docs.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-_doc = _texts()
-globals().update({name: _function(op, _doc.get(name, "")) for name, op in ops.items()})
+_file = pathlib.Path(__file__).resolve().parent / "docs.json"
+_texts = json.loads(_file.read_text(encoding="utf-8")) if _file.exists() else {}
+globals().update({name: _function(op) for name, op in ops.items()})
 __all__ = list(ops)
