@@ -16,7 +16,7 @@ int main(void) {
     return 1;
   }
   for (int i = 0; i < 2; ++i)
-    printf("%9.6f %9.6f %9.6f %9.6f\n", y[i][0], y[i][1], y[i][2], y[i][3]);
+    printf("%8.4f %8.4f %8.4f %8.4f\n", y[i][0], y[i][1], y[i][2], y[i][3]);
 
   args.weight = kvops_dense(w, cpu, NULL, KVOPS_F32, 1, &three);
   if (kvops_rms_norm(&args) == KVOPS_OK) return 1;

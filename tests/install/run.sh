@@ -4,8 +4,8 @@
 set -eu
 installed=$1 work=$2
 here=$(cd "$(dirname "$0")" && pwd)
-expected=' 0.365148  0.730297  2.190890  2.921187
--1.414213  0.000000  2.828426  0.000000
+expected='  0.3651   0.7303   2.1909   2.9212
+ -1.4142   0.0000   2.8284   0.0000
 rms_norm: weight: shape[0] is 3, expected 4 (d, as input.shape[1])'
 check() {
   got=$("$@")
