@@ -35,41 +35,52 @@ inline Nvfp4Page nvfp4_page(const kvops_tensor& cache, bool transposed) {
   return {block, heads, cache.shape[3] / 9, hnd, transposed};
 }
 
+// 1/6 and 1/4: the largest magnitude becomes code 6 or 4.
+inline constexpr uint32_t kSixthBits = 0x3E2AAAABu, kQuarterBits = 0x3E800000u;
+
+// The scale of a group, and the factor that turns its elements into codes; inverse = RN(1/k_scale).
+KVOPS_HD inline f8_e4m3 nvfp4_scale(float amax, float part, float inverse) {
+  return encode<f8_e4m3>(mul_rn(inverse, mul_rn(amax, part)));
+}
+KVOPS_HD inline float nvfp4_factor(f8_e4m3 scale, float inverse) {
+  float s = decode(scale);
+  return s == 0 ? 0.0f : div_rn(1, mul_rn(s, div_rn(1, inverse)));
+}
+
+// Sum of (decode(code) / w - x)^2, pair by pair: (e0 + e1), + (e2 + e3), ...
+KVOPS_HD inline float nvfp4_error(const float (&x)[16], float w) {
+  float back = w == 0 ? 0.0f : div_rn(1, w), sum = 0;
+  for (int i = 0; i < 16; i += 2) {
+    float square[2];
+    for (int j = 0; j < 2; ++j) {
+      float q = decode_e2m1(encode_e2m1(mul_rn(x[i + j], w)));
+      float e = w == 0 ? x[i + j] : add_rn(mul_rn(q, back), -x[i + j]);
+      square[j] = mul_rn(e, e);
+    }
+    sum = add_rn(sum, add_rn(square[0], square[1]));
+  }
+  return sum;
+}
+
 struct Nvfp4Group {
   uint32_t codes[2];  // 16 codes, element 0 in the lowest nibble
   f8_e4m3 scale;
 };
 
-// One candidate: the largest magnitude times `sixth` becomes the largest code.
-KVOPS_HD inline Nvfp4Group nvfp4_group(const float (&x)[16], float amax, float sixth, float inverse,
-                                       float* error) {
-  Nvfp4Group out = {{0, 0}, encode<f8_e4m3>(mul_rn(inverse, mul_rn(amax, sixth)))};
-  float scale = decode(out.scale), w = 0;
-  if (scale != 0) w = div_rn(1, mul_rn(scale, div_rn(1, inverse)));
-  float back = w == 0 ? 0.0f : div_rn(1, w), sum = 0;
-  for (int i = 0; i < 16; i += 2) {
-    float square[2];
-    for (int j = 0; j < 2; ++j) {
-      uint32_t code = encode_e2m1(mul_rn(x[i + j], w));
-      out.codes[(i + j) / 8] |= code << (i + j) % 8 * 4;
-      float e = w == 0 ? x[i + j] : add_rn(mul_rn(decode_e2m1(code), back), -x[i + j]);
-      square[j] = mul_rn(e, e);
-    }
-    sum = add_rn(sum, add_rn(square[0], square[1]));
-  }
-  *error = sum;
-  return out;
-}
-
-// Quantises 16 elements; inverse = RN(1 / k_scale). With four_over_six the largest magnitude becomes
-// 6 or 4, whichever has the smaller sum of squared errors; 6 when they are equal.
+// One group; with four_over_six the rule of the smaller error, 6 when they are equal.
 KVOPS_HD inline Nvfp4Group nvfp4_quantise(const float (&x)[16], float inverse, bool four_over_six) {
-  float amax = magnitude(x[0]), error6, error4;
+  float amax = magnitude(x[0]);
   for (int i = 1; i < 16; ++i) amax = max_number(amax, magnitude(x[i]));
-  auto six = nvfp4_group(x, amax, bits_float(0x3E2AAAABu), inverse, &error6);  // RN(1 / 6)
-  if (!four_over_six) return six;
-  auto four = nvfp4_group(x, amax, 0.25f, inverse, &error4);
-  return error4 < error6 ? four : six;
+  Nvfp4Group group = {{0, 0}, nvfp4_scale(amax, bits_float(kSixthBits), inverse)};
+  float w = nvfp4_factor(group.scale, inverse);
+  if (four_over_six) {
+    f8_e4m3 scale = nvfp4_scale(amax, bits_float(kQuarterBits), inverse);
+    float w4 = nvfp4_factor(scale, inverse);
+    if (nvfp4_error(x, w4) < nvfp4_error(x, w)) group.scale = scale, w = w4;
+  }
+  for (int i = 0; i < 16; ++i)
+    group.codes[i / 8] |= uint32_t{encode_e2m1(mul_rn(x[i], w))} << i % 8 * 4;
+  return group;
 }
 
 }  // namespace kvops

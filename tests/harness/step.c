@@ -51,6 +51,17 @@ static int find_placed(const memory* m, const char* name) {
   return -1;
 }
 
+/* Pages hold codes and scales in an order of their own: only whole pages may move. */
+static const char* shape_of(const run* r, const kvops_arg_info* info, kvops_dtype dtype) {
+  char rule[96];
+  size_t i;
+  if (!info) return "";
+  snprintf(rule, sizeof rule, "require %s pages", info->name);
+  for (i = 0; i < r->s->op->num_rules && dtype == KVOPS_U8; ++i)
+    if (!strcmp(r->s->op->rules[i], rule)) return "blocks block! heads! width!";
+  return info->shape;
+}
+
 /* A new buffer with these elements, and the argument that names it. arg -1: no argument. */
 static int add(run* r, const char* name, int arg, kvops_dtype dtype, int rank, const int64_t* shape,
                const void* elements) {
@@ -66,12 +77,12 @@ static int add(run* r, const char* name, int arg, kvops_dtype dtype, int rank, c
     return wrong(r, name, "one tensor too many");
   memset(p, 0, sizeof *p);
   strcpy(p->name, name);
-  if (place(p, info ? info->shape : "", dtype, rank, shape, elements,
+  if (place(p, shape_of(r, info, dtype), dtype, rank, shape, elements,
             whole ? LAYOUT_DENSE : r->v->lie, r->v->fill))
     return wrong(r, name, "no memory");
   ++r->m->count;
-  status =
-      host ? place_upload(p, cpu, NULL, 0) : place_upload(p, r->t->device, r->t->stream, hosted);
+  status = host ? place_upload(p, cpu, NULL, 0)
+                : place_upload(p, r->t->device, r->t->stream, hosted);
   if (status) return wrong(r, name, "%s", kvops_last_error());
   if (arg >= 0) r->used[arg] = r->m->count - 1, *tensor_of(r, arg) = p->tensor;
   return 0;
@@ -231,8 +242,8 @@ static int make_call(run* r, int* failed) {
   *failed = got != KVOPS_OK;
   if (touched) return wrong(r, op, "changed its arguments");
   if (strcmp(kvops_status_string(got), status ? status : "KVOPS_OK"))
-    return wrong(r, op, "%s, expected %s (%s)", kvops_status_string(got),
-                 status ? status : "KVOPS_OK", got ? kvops_last_error() : "");
+    return wrong(r, op, "%s, expected %s (%s)", kvops_status_string(got), status ? status : "KVOPS_OK",
+                 got ? kvops_last_error() : "");
   if (!got && query) return wrong(r, op, "kvops_query() says %s", kvops_status_string(query));
   if (text && strncmp(kvops_last_error(), text, strlen(text)))
     return wrong(r, op, "\"%s\", expected \"%s\"", kvops_last_error(), text);

@@ -38,7 +38,7 @@ NUMBERS = {"f32": 1, "f16": 2, "bf16": 3, "f8_e4m3": 4, "f8_e5m2": 5, "f8_e4m3fn
 
 
 def encode(values, dtype):
-    """float64 -> bit patterns of dtype, one rounding to nearest even."""
+    """float64 -> bit patterns of dtype, one rounding to nearest even; fnuz: Inf becomes NaN."""
     f, x = FLOATS[dtype], np.asarray(values, np.float64)
     negative, magnitude = np.signbit(x), np.abs(x)
     finite = np.where(np.isfinite(magnitude), magnitude, 0.0)
@@ -54,7 +54,7 @@ def encode(values, dtype):
     infinity = _top_code(f) if f.saturate else _top_code(f) + 1
     code = np.where(over, infinity, code)
     signed = negative & ~(f.fnuz & (code == 0))
-    code = np.where(np.isnan(x), f.nan, code | (signed.astype(np.int64) << (f.bits - 1)))
+    code = np.where(np.isnan(x) | (f.fnuz & np.isinf(x)), f.nan, code | (signed.astype(np.int64) << (f.bits - 1)))
     return code.astype(f.storage)
 
 

@@ -1,3 +1,0 @@
-module kvops
-
-go 1.19

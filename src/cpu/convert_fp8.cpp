@@ -1,0 +1,82 @@
+// convert_fp8: dst = fp8(src / scale), or dst = RN_T(decode(src) * scale), element by element.
+//
+// Dimensions are taken in the order of dst's strides and merged where both tensors allow it, so that
+// dense tensors of any permutation are one run. Threads share the elements.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/convert_fp8.cpp"
+#include <hwy/foreach_target.h>
+
+#include "cpu/simd-inl.h"
+
+// Everything that is compiled once only.
+#include "core/backend.h"
+#include "core/dispatch.h"
+#include "cpu/elementwise.h"
+#include "cpu/isa.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvops::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+
+template <class D, class V, class T>
+HWY_INLINE V scaled(D d, V x, float scale, T) {
+  if constexpr (IsFp8<T>) return hn::Div(x, hn::Set(d, scale));
+  return hn::Mul(x, hn::Set(d, scale));
+}
+
+template <class S, class T>
+void convert_run(const S* from, T* to, int64_t n, float scale) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = int64_t(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) store(d, scaled(d, load(d, from + i), scale, T{}), to + i);
+  if (i == n) return;
+  const auto rest = size_t(n - i);
+  store_n(d, scaled(d, load_n(d, from + i, rest), scale, T{}), to + i, rest);
+}
+
+template <class S, class T>
+void convert_apart(const S* from, int64_t from_stride, T* to, int64_t to_stride, int64_t n,
+                   float scale) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = to_float(from[i * from_stride]);
+    to[i * to_stride] = from_float<T>(IsFp8<T> ? x / scale : x * scale);
+  }
+}
+
+template <class S, class T>
+kvops_status convert(const kvops_convert_fp8_args& a) {
+  const auto scale = float(a.scale);
+  for_each_pair_of_runs<S, T>(
+      a.src, a.dst, [&](const S* from, int64_t from_stride, T* to, int64_t to_stride, int64_t n) {
+        if (from_stride == 1 && to_stride == 1)
+          convert_run(from, to, n, scale);
+        else
+          convert_apart(from, from_stride, to, to_stride, n, scale);
+      });
+  return KVOPS_OK;
+}
+
+}  // namespace
+
+kvops_status convert_fp8(const kvops_convert_fp8_args& a) {
+  constexpr auto* op = "convert_fp8";
+  const bool quantises = a.src.dtype <= KVOPS_BF16;
+  const kvops_dtype wide = quantises ? a.src.dtype : a.dst.dtype;
+  const kvops_dtype narrow = quantises ? a.dst.dtype : a.src.dtype;
+  return dispatch(op, "src", wide, Floats{}, [&]<class T>() {
+    return dispatch(op, "dst", narrow, Fp8s{},
+                    [&]<class F>() { return quantises ? convert<T, F>(a) : convert<F, T>(a); });
+  });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvops::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvops::cpu {
+KVOPS_CPU_EXPORT(convert_fp8)
+}  // namespace kvops::cpu
+#endif

@@ -1,0 +1,51 @@
+// Walking a slot_mapping: which tokens are written, and where.
+#pragma once
+#include <algorithm>
+#include <atomic>
+
+#include "core/view.h"
+#include "cpu/parallel.h"
+
+namespace kvops::cpu {
+
+struct SlotMap {
+  const int64_t* slots;
+  int64_t tokens, blocks, block;
+};
+
+inline SlotMap slot_map(const kvops_tensor& slots, int64_t blocks, int64_t block) {
+  return {static_cast<const int64_t*>(slots.data), slots.shape[0], blocks, block};
+}
+
+// Calls write(t, b, o, n) for runs of n <= longest tokens t, t + 1, ... that go to the consecutive
+// positions o, o + 1, ... of one block b, on all threads. Negative slots are skipped; larger ones
+// than there are, too, and *faults (may be absent) grows by their number. token_bytes: moved per
+// token, decides how the work is cut.
+template <class F>
+void for_each_run(const SlotMap& map, int64_t longest, int64_t token_bytes,
+                  const kvops_tensor& faults, F&& write) {
+  constexpr int64_t kPiece = 128 << 10;  // bytes; a fraction of a core's L2
+  int64_t grain = kPiece / std::max<int64_t>(1, token_bytes) / longest * longest;
+  int64_t capacity = map.blocks * map.block;
+  std::atomic<int64_t> bad = 0;
+  parallel_for(map.tokens, std::max(grain, longest), [&](int64_t begin, int64_t end) {
+    int64_t skipped = 0, n;
+    for (int64_t t = begin; t < end; t += n) {
+      int64_t slot = map.slots[t];
+      n = 1;
+      if (slot < 0) continue;
+      if (slot >= capacity) {
+        ++skipped;
+        continue;
+      }
+      int64_t b = slot / map.block, o = slot % map.block;
+      int64_t most = std::min({longest, map.block - o, end - t});
+      while (n < most && map.slots[t + n] == slot + n) ++n;
+      write(t, b, o, n);
+    }
+    if (skipped) bad.fetch_add(skipped, std::memory_order_relaxed);
+  });
+  if (bad && present(faults)) *static_cast<int64_t*>(faults.data) += bad;
+}
+
+}  // namespace kvops::cpu
