@@ -17,7 +17,7 @@ bool has(Isa isa) {
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-             __builtin_cpu_supports("f16c") && has(Isa::sse4);
+             has(Isa::sse4);  // F16C came with, or before, FMA on every CPU
     case Isa::sse4:
       return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul") &&
              __builtin_cpu_supports("aes");

@@ -52,7 +52,7 @@ void run_piece(void* context, int64_t i) {
 int num_threads() {
   if (forked) return 1;
   int n = wanted;
-  return n ? n : omp_get_num_procs();
+  return n ? n : omp_get_max_threads();
 }
 
 void parallel_pieces(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {

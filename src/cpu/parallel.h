@@ -35,7 +35,7 @@ int num_threads();
 // Grain for rows that each move this many bytes: pieces of at least 128 KiB, about 5 us of memory
 // traffic and several times what it takes to wake a thread.
 constexpr int64_t rows_per_piece(int64_t bytes_per_row) {
-  constexpr int64_t kPiece = 128 * 1024;
+  constexpr int64_t kPiece = int64_t{128} << 10;
   return bytes_per_row <= 0 ? kPiece : (kPiece + bytes_per_row - 1) / bytes_per_row;
 }
 
