@@ -6,6 +6,8 @@ install(FILES include/kvcache_ops.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY include/kvcache_ops DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
+# The file finds its prefix beside itself, so that an installed tree may be moved.
+file(RELATIVE_PATH KVOPS_PC_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(cmake/kvops.pc.in ${PROJECT_BINARY_DIR}/kvops.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/kvops.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 

@@ -29,6 +29,16 @@ __device__ inline void add_fault(int64_t* faults) {
   if (faults) atomicAdd(reinterpret_cast<unsigned long long*>(faults), 1ull);
 }
 
+// Quotient and remainder of n / d, both not negative. A 64-bit division takes far longer than a
+// 32-bit one, which is nearly always enough.
+struct Split {
+  int64_t quotient, remainder;
+};
+__device__ inline Split split(int64_t n, int64_t d) {
+  if ((n | d) <= INT32_MAX) return {uint32_t(n) / uint32_t(d), uint32_t(n) % uint32_t(d)};
+  return {n / d, n % d};
+}
+
 // No thread block is larger: launch bounds and shared memory count on it.
 inline constexpr int kMaxThreads = 1024;
 

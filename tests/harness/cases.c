@@ -25,7 +25,7 @@ const entry* find_entry(const step* s, const char* name, int expected) {
 
 /* Numbers by value, so that step 10 follows step 9; anything else by name. */
 static int by_name(const void* a, const void* b) {
-  const char *x = *(char* const*)a, *y = *(char* const*)b;
+  const char *x = *(char*const*)a, *y = *(char*const*)b;
   if (isdigit((unsigned char)*x) && isdigit((unsigned char)*y)) {
     long m = strtol(x, NULL, 10), n = strtol(y, NULL, 10);
     if (m != n) return m < n ? -1 : 1;

@@ -12,8 +12,8 @@ typedef struct format {
 } format;
 
 static int format_of(kvops_dtype dtype, format* f) {
-  static const format formats[] = {{0, 0, 0},  {23, 127, 0}, {10, 15, 0}, {7, 127, 0},
-                                   {3, 7, 0},  {2, 15, 0},   {3, 8, 1},   {2, 16, 1}};
+  static const format formats[] = {{0, 0, 0}, {23, 127, 0}, {10, 15, 0}, {7, 127, 0},
+                                   {3, 7, 0}, {2, 15, 0},   {3, 8, 1},   {2, 16, 1}};
   if (dtype < KVOPS_F32 || dtype > KVOPS_F8_E5M2FNUZ) return 0;
   *f = formats[dtype];
   return 1;

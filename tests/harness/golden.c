@@ -43,7 +43,8 @@ static int list_variants(const golden_case* c, kvops_device device, variant* lis
     list[n++].alias = i + 1;
   }
   for (i = 0; i < (int)op->num_args && n < MAX_VARIANTS && device.type != KVOPS_CPU; ++i) {
-    if (op->args[i]->kind != KVOPS_ARG_TENSOR || !(op->args[i]->flags & KVOPS_ARG_ANYWHERE)) continue;
+    if (op->args[i]->kind != KVOPS_ARG_TENSOR || !(op->args[i]->flags & KVOPS_ARG_ANYWHERE))
+      continue;
     list[n] = basic[0];
     list[n].name = "one side in pinned memory";
     list[n++].hosted = i + 1;
@@ -51,7 +52,8 @@ static int list_variants(const golden_case* c, kvops_device device, variant* lis
   return n;
 }
 
-static int run_variant(const golden_case* c, const variant* v, target t, results* kept, outcome* o) {
+static int run_variant(const golden_case* c, const variant* v, target t, results* kept,
+                       outcome* o) {
   memory* m = (memory*)calloc(1, sizeof *m);
   int i, bad = 0;
   if (!m || (v->own_stream && kvops_stream_create(t.device, &t.stream))) {
@@ -116,7 +118,8 @@ static int run_on(const golden_options* o, const golden_case* c, int32_t type, g
     if (type == KVOPS_CPU && !forced && kvops_set_option("cpu_isa", isas[i])) continue;
     memset(&info, 0, sizeof info);
     info.struct_size = sizeof info;
-    if (kvops_get_device_info(device, &info)) return report(o, r, GOLDEN_FAILED, kvops_last_error());
+    if (kvops_get_device_info(device, &info))
+      return report(o, r, GOLDEN_FAILED, kvops_last_error());
     r->device = type == KVOPS_CPU ? info.arch : info.name;
     run_case(c, device, r);
     failures += report(o, r, r->outcome, r->text);

@@ -8,7 +8,7 @@
 enum { NPY_MAX_RANK = 8 };
 
 typedef struct npy {
-  char kind; /* 'f', 'i', 'u', 'S' */
+  char kind;   /* 'f', 'i', 'u', 'S' */
   size_t size; /* bytes of an element */
   int rank;
   int64_t shape[NPY_MAX_RANK];

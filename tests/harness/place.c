@@ -90,8 +90,8 @@ int place(placed* p, const char* text, kvops_dtype dtype, int rank, const int64_
 kvops_status place_upload(placed* p, kvops_device device, void* stream, int pinned) {
   const kvops_device cpu = {KVOPS_CPU, 0};
   void* base = NULL;
-  kvops_status s = pinned ? kvops_malloc_pinned(device, p->bytes, &base)
-                          : kvops_malloc(device, p->bytes, &base);
+  kvops_status s =
+      pinned ? kvops_malloc_pinned(device, p->bytes, &base) : kvops_malloc(device, p->bytes, &base);
   p->base = (unsigned char*)base;
   p->home = device;
   p->pinned = pinned;

@@ -14,12 +14,12 @@ typedef enum layout {
 
 typedef struct placed {
   char name[64];
-  kvops_tensor tensor; /* data, device and stream are those of the call */
-  kvops_device home;   /* of the buffer */
-  unsigned char* base; /* of the buffer */
-  int64_t bytes;       /* of the buffer, guards included */
-  int64_t offset;      /* of element (0, 0, ...) in it */
-  int64_t count, size; /* elements, and bytes of one */
+  kvops_tensor tensor;  /* data, device and stream are those of the call */
+  kvops_device home;    /* of the buffer */
+  unsigned char* base;  /* of the buffer */
+  int64_t bytes;        /* of the buffer, guards included */
+  int64_t offset;       /* of element (0, 0, ...) in it */
+  int64_t count, size;  /* elements, and bytes of one */
   unsigned char* image; /* what the buffer holds, or must hold after the call */
   int pinned;
 } placed;

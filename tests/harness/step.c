@@ -81,8 +81,8 @@ static int add(run* r, const char* name, int arg, kvops_dtype dtype, int rank, c
             whole ? LAYOUT_DENSE : r->v->lie, r->v->fill))
     return wrong(r, name, "no memory");
   ++r->m->count;
-  status = host ? place_upload(p, cpu, NULL, 0)
-                : place_upload(p, r->t->device, r->t->stream, hosted);
+  status =
+      host ? place_upload(p, cpu, NULL, 0) : place_upload(p, r->t->device, r->t->stream, hosted);
   if (status) return wrong(r, name, "%s", kvops_last_error());
   if (arg >= 0) r->used[arg] = r->m->count - 1, *tensor_of(r, arg) = p->tensor;
   return 0;
@@ -242,8 +242,8 @@ static int make_call(run* r, int* failed) {
   *failed = got != KVOPS_OK;
   if (touched) return wrong(r, op, "changed its arguments");
   if (strcmp(kvops_status_string(got), status ? status : "KVOPS_OK"))
-    return wrong(r, op, "%s, expected %s (%s)", kvops_status_string(got), status ? status : "KVOPS_OK",
-                 got ? kvops_last_error() : "");
+    return wrong(r, op, "%s, expected %s (%s)", kvops_status_string(got),
+                 status ? status : "KVOPS_OK", got ? kvops_last_error() : "");
   if (!got && query) return wrong(r, op, "kvops_query() says %s", kvops_status_string(query));
   if (text && strncmp(kvops_last_error(), text, strlen(text)))
     return wrong(r, op, "\"%s\", expected \"%s\"", kvops_last_error(), text);

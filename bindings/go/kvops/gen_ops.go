@@ -54,56 +54,56 @@ import (
 
 // Dtypes.
 const (
-	F32 Dtype = 1
-	F16 Dtype = 2
-	BF16 Dtype = 3
-	F8_E4M3 Dtype = 4
-	F8_E5M2 Dtype = 5
+	F32         Dtype = 1
+	F16         Dtype = 2
+	BF16        Dtype = 3
+	F8_E4M3     Dtype = 4
+	F8_E5M2     Dtype = 5
 	F8_E4M3FNUZ Dtype = 6
 	F8_E5M2FNUZ Dtype = 7
-	U8 Dtype = 8
-	I8 Dtype = 9
-	I32 Dtype = 10
-	I64 Dtype = 11
+	U8          Dtype = 8
+	I8          Dtype = 9
+	I32         Dtype = 10
+	I64         Dtype = 11
 )
 
 // Statuses of an Error.
 const (
 	InvalidArgument Status = 1
-	Unsupported Status = 2
-	Unavailable Status = 3
-	OutOfMemory Status = 4
-	DeviceError Status = 5
-	Internal Status = 6
+	Unsupported     Status = 2
+	Unavailable     Status = 3
+	OutOfMemory     Status = 4
+	DeviceError     Status = 5
+	Internal        Status = 6
 )
 
 // Values of Format.
 const (
-	FormatPlain int64 = 0
-	FormatNvfp4 int64 = 1
+	FormatPlain       int64 = 0
+	FormatNvfp4       int64 = 1
 	FormatNvfp44over6 int64 = 2
-	FormatFp8DsMla int64 = 3
-	FormatNvfp4DsMla int64 = 4
+	FormatFp8DsMla    int64 = 3
+	FormatNvfp4DsMla  int64 = 4
 )
 
 // Values of Fp8Encoding.
 const (
-	Fp8EncodingOcp int64 = 0
+	Fp8EncodingOcp  int64 = 0
 	Fp8EncodingFnuz int64 = 1
 )
 
 // Values of Isa.
 const (
-	IsaVec int64 = 1
+	IsaVec   int64 = 1
 	IsaVec16 int64 = 2
-	IsaAmx int64 = 3
+	IsaAmx   int64 = 3
 )
 
 // Values of Order.
 const (
 	OrderUnordered int64 = 0
-	OrderByValue int64 = 1
-	OrderByIndex int64 = 2
+	OrderByValue   int64 = 1
+	OrderByIndex   int64 = 2
 )
 
 // Values of ScaleRule.
@@ -114,26 +114,26 @@ const (
 
 // Values of VScaleLayout.
 const (
-	VScaleLayoutUnset int64 = 0
+	VScaleLayoutUnset      int64 = 0
 	VScaleLayoutTransposed int64 = 1
-	VScaleLayoutLinear int64 = 2
+	VScaleLayoutLinear     int64 = 2
 )
 
 // RmsNormArgs are the arguments of RmsNorm.
 type RmsNormArgs struct {
 	structSize uintptr
-	Input Tensor // [..., d] T
-	Weight Tensor // [d] or [n, d] T or f32, opt; n = input.shape[0], a row per first index
-	Out Tensor // [..., d] T; may be input
-	Epsilon float64
+	Input      Tensor // [..., d] T
+	Weight     Tensor // [d] or [n, d] T or f32, opt; n = input.shape[0], a row per first index
+	Out        Tensor // [..., d] T; may be input
+	Epsilon    float64
 }
 
 // RmsNorm runs kvops_rms_norm.
 //
 // Normalises every row (last dimension) to root mean square 1 and scales it.
 //
-//   s       = 1 / sqrt(sum_j input[j]^2 / d + epsilon)        within 2 ulp
-//   out[j]  = RN_T((input[j] * s) * weight[j])                without weight: RN_T(input[j] * s)
+//	s       = 1 / sqrt(sum_j input[j]^2 / d + epsilon)        within 2 ulp
+//	out[j]  = RN_T((input[j] * s) * weight[j])                without weight: RN_T(input[j] * s)
 //
 // input has rank >= 1 and the shape of out. One rounding, at the end. The order of the sum depends
 // on d and T only. An infinity in a row: finite elements give 0, the infinite ones NaN.
@@ -148,10 +148,10 @@ func RmsNorm(a *RmsNormArgs) error {
 // FusedAddRmsNormArgs are the arguments of FusedAddRmsNorm.
 type FusedAddRmsNormArgs struct {
 	structSize uintptr
-	Input Tensor // [..., d] T; replaced by the normalised sum
-	Residual Tensor // [..., d] T; replaced by the sum
-	Weight Tensor // [d] T or f32, opt
-	Epsilon float64
+	Input      Tensor // [..., d] T; replaced by the normalised sum
+	Residual   Tensor // [..., d] T; replaced by the sum
+	Weight     Tensor // [d] T or f32, opt
+	Epsilon    float64
 }
 
 // FusedAddRmsNorm runs kvops_fused_add_rms_norm.
@@ -168,16 +168,16 @@ func FusedAddRmsNorm(a *FusedAddRmsNormArgs) error {
 
 // RotaryEmbeddingArgs are the arguments of RotaryEmbedding.
 type RotaryEmbeddingArgs struct {
-	structSize uintptr
-	Positions Tensor // [tokens] or [batch, tokens] i64 or i32; any strides
-	Query Tensor // positions.shape + [heads, head_size] or [heads * head_size] T
-	Key Tensor // as query, with kv_heads T, opt
-	CosSinCache Tensor // [max_pos, rot] f32 f16 bf16, whatever T is
-	Faults Tensor // [1] i64, opt
-	HeadSize int64
+	structSize    uintptr
+	Positions     Tensor // [tokens] or [batch, tokens] i64 or i32; any strides
+	Query         Tensor // positions.shape + [heads, head_size] or [heads * head_size] T
+	Key           Tensor // as query, with kv_heads T, opt
+	CosSinCache   Tensor // [max_pos, rot] f32 f16 bf16, whatever T is
+	Faults        Tensor // [1] i64, opt
+	HeadSize      int64
 	RopeDimOffset int64 // first rotated element of a head; rot + rope_dim_offset <= head_size
-	IsNeox int64 // 1: pairs (j, rot/2 + j). 0, GPT-J style: pairs (2j, 2j + 1)
-	Inverse int64 // 1: rotate back
+	IsNeox        int64 // 1: pairs (j, rot/2 + j). 0, GPT-J style: pairs (2j, 2j + 1)
+	Inverse       int64 // 1: rotate back
 }
 
 // RotaryEmbedding runs kvops_rotary_embedding.
@@ -186,8 +186,8 @@ type RotaryEmbeddingArgs struct {
 // cosines, then rot/2 sines; rot is even. With p = positions[token], v = a head from
 // rope_dim_offset on, (a, b) = pair j:
 //
-//   c = cos_sin_cache[p][j],  s = cos_sin_cache[p][rot/2 + j]          inverse: s = -s
-//   v[a], v[b] = RN_T(v[a]*c - v[b]*s), RN_T(v[b]*c + v[a]*s)          one rounding each
+//	c = cos_sin_cache[p][j],  s = cos_sin_cache[p][rot/2 + j]          inverse: s = -s
+//	v[a], v[b] = RN_T(v[a]*c - v[b]*s), RN_T(v[b]*c + v[a]*s)          one rounding each
 //
 // The rest of a head is left alone. query and key have their own token and head strides; both may
 // be slices of one packed qkv row. A token whose position is negative or >= max_pos is left alone,
@@ -203,8 +203,8 @@ func RotaryEmbedding(a *RotaryEmbeddingArgs) error {
 // SiluAndMulArgs are the arguments of SiluAndMul.
 type SiluAndMulArgs struct {
 	structSize uintptr
-	Input Tensor // [..., 2d] T
-	Out Tensor // [..., d] T
+	Input      Tensor // [..., 2d] T
+	Out        Tensor // [..., d] T
 }
 
 // SiluAndMul runs kvops_silu_and_mul.
@@ -221,8 +221,8 @@ func SiluAndMul(a *SiluAndMulArgs) error {
 // MulAndSiluArgs are the arguments of MulAndSilu.
 type MulAndSiluArgs struct {
 	structSize uintptr
-	Input Tensor // [..., 2d] T
-	Out Tensor // [..., d] T
+	Input      Tensor // [..., 2d] T
+	Out        Tensor // [..., d] T
 }
 
 // MulAndSilu runs kvops_mul_and_silu.
@@ -239,8 +239,8 @@ func MulAndSilu(a *MulAndSiluArgs) error {
 // GeluAndMulArgs are the arguments of GeluAndMul.
 type GeluAndMulArgs struct {
 	structSize uintptr
-	Input Tensor // [..., 2d] T
-	Out Tensor // [..., d] T
+	Input      Tensor // [..., 2d] T
+	Out        Tensor // [..., d] T
 }
 
 // GeluAndMul runs kvops_gelu_and_mul.
@@ -257,8 +257,8 @@ func GeluAndMul(a *GeluAndMulArgs) error {
 // GeluTanhAndMulArgs are the arguments of GeluTanhAndMul.
 type GeluTanhAndMulArgs struct {
 	structSize uintptr
-	Input Tensor // [..., 2d] T
-	Out Tensor // [..., d] T
+	Input      Tensor // [..., 2d] T
+	Out        Tensor // [..., d] T
 }
 
 // GeluTanhAndMul runs kvops_gelu_tanh_and_mul.
@@ -275,9 +275,9 @@ func GeluTanhAndMul(a *GeluTanhAndMulArgs) error {
 // FatreluAndMulArgs are the arguments of FatreluAndMul.
 type FatreluAndMulArgs struct {
 	structSize uintptr
-	Input Tensor // [..., 2d] T
-	Out Tensor // [..., d] T
-	Threshold float64 // finite
+	Input      Tensor  // [..., 2d] T
+	Out        Tensor  // [..., d] T
+	Threshold  float64 // finite
 }
 
 // FatreluAndMul runs kvops_fatrelu_and_mul.
@@ -294,10 +294,10 @@ func FatreluAndMul(a *FatreluAndMulArgs) error {
 // SwigluoaiAndMulArgs are the arguments of SwigluoaiAndMul.
 type SwigluoaiAndMulArgs struct {
 	structSize uintptr
-	Input Tensor // [..., 2d] T; INTERLEAVED: gate i at 2i, up i at 2i + 1
-	Out Tensor // [..., d] T
-	Alpha float64 // 1.702 in GPT-OSS
-	Limit float64 // 7.0 in GPT-OSS
+	Input      Tensor  // [..., 2d] T; INTERLEAVED: gate i at 2i, up i at 2i + 1
+	Out        Tensor  // [..., d] T
+	Alpha      float64 // 1.702 in GPT-OSS
+	Limit      float64 // 7.0 in GPT-OSS
 }
 
 // SwigluoaiAndMul runs kvops_swigluoai_and_mul.
@@ -316,11 +316,11 @@ func SwigluoaiAndMul(a *SwigluoaiAndMulArgs) error {
 // SiluAndMulWithClampArgs are the arguments of SiluAndMulWithClamp.
 type SiluAndMulWithClampArgs struct {
 	structSize uintptr
-	Input Tensor // [..., 2d] T
-	Out Tensor // [..., d] T
-	Limit float64
-	Alpha float64 // 1 for plain silu: there is no default, 0 makes the gate g / 2
-	Beta float64 // 0 for a plain product
+	Input      Tensor // [..., 2d] T
+	Out        Tensor // [..., d] T
+	Limit      float64
+	Alpha      float64 // 1 for plain silu: there is no default, 0 makes the gate g / 2
+	Beta       float64 // 0 for a plain product
 }
 
 // SiluAndMulWithClamp runs kvops_silu_and_mul_with_clamp.
@@ -337,15 +337,15 @@ func SiluAndMulWithClamp(a *SiluAndMulWithClampArgs) error {
 
 // ReshapeAndCacheArgs are the arguments of ReshapeAndCache.
 type ReshapeAndCacheArgs struct {
-	structSize uintptr
-	Key Tensor // [>= tokens, heads, size] T
-	Value Tensor // as key T
-	KeyCache Tensor // [blocks, heads, size/x, block, x] Cache; x elements are 16 bytes
-	ValueCache Tensor // [blocks, heads, size, block] Cache
+	structSize  uintptr
+	Key         Tensor // [>= tokens, heads, size] T
+	Value       Tensor // as key T
+	KeyCache    Tensor // [blocks, heads, size/x, block, x] Cache; x elements are 16 bytes
+	ValueCache  Tensor // [blocks, heads, size, block] Cache
 	SlotMapping Tensor // [tokens] i64
-	KScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	VScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	Faults Tensor // [1] i64, opt
+	KScale      Tensor // [] or [1] f32; opt unless Cache is fp8
+	VScale      Tensor // [] or [1] f32; opt unless Cache is fp8
+	Faults      Tensor // [1] i64, opt
 }
 
 // ReshapeAndCache runs kvops_reshape_and_cache.
@@ -353,11 +353,11 @@ type ReshapeAndCacheArgs struct {
 // Scatters new keys and values into the x-packed cache that paged_attention_v1/v2 read. The slot of
 // token t is position o of block b:
 //
-//   key_cache[b, h, d / x, o, d % x] = conv(key[t, h, d], k_scale)
-//   value_cache[b, h, d, o]          = conv(value[t, h, d], v_scale)    conv: copy, or fp8 codes
+//	key_cache[b, h, d / x, o, d % x] = conv(key[t, h, d], k_scale)
+//	value_cache[b, h, d, o]          = conv(value[t, h, d], v_scale)    conv: copy, or fp8 codes
 //
-//   one (block, head) of key_cache:    o0: k0..k[x-1] | o1: k0..k[x-1] | ...  then kx.. of every o
-//   one (block, head) of value_cache:  v0: o0 o1 ... | v1: o0 o1 ... | ...
+//	one (block, head) of key_cache:    o0: k0..k[x-1] | o1: k0..k[x-1] | ...  then kx.. of every o
+//	one (block, head) of value_cache:  v0: o0 o1 ... | v1: o0 o1 ... | ...
 func ReshapeAndCache(a *ReshapeAndCacheArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -368,17 +368,17 @@ func ReshapeAndCache(a *ReshapeAndCacheArgs) error {
 
 // ReshapeAndCacheFlashArgs are the arguments of ReshapeAndCacheFlash.
 type ReshapeAndCacheFlashArgs struct {
-	structSize uintptr
-	Key Tensor // [>= tokens, heads, size] T; NVFP4: f16 bf16
-	Value Tensor // as key
-	KeyCache Tensor // [blocks, block, heads, size] Cache; NVFP4: u8, [.., 9 size/16]
-	ValueCache Tensor // as key_cache, with strides of its own
-	SlotMapping Tensor // [tokens] i64
-	KScale Tensor // [] or [1] or [heads] f32; opt unless fp8 or NVFP4
-	VScale Tensor // [] or [1] or [heads] f32; NVFP4: one element each
-	Faults Tensor // [1] i64, opt
-	Format int64 // KVOPS_FORMAT_PLAIN, _NVFP4, _NVFP4_4OVER6
-	VScaleLayout int64 // NVFP4: must be set; PLAIN: must not
+	structSize   uintptr
+	Key          Tensor // [>= tokens, heads, size] T; NVFP4: f16 bf16
+	Value        Tensor // as key
+	KeyCache     Tensor // [blocks, block, heads, size] Cache; NVFP4: u8, [.., 9 size/16]
+	ValueCache   Tensor // as key_cache, with strides of its own
+	SlotMapping  Tensor // [tokens] i64
+	KScale       Tensor // [] or [1] or [heads] f32; opt unless fp8 or NVFP4
+	VScale       Tensor // [] or [1] or [heads] f32; NVFP4: one element each
+	Faults       Tensor // [1] i64, opt
+	Format       int64  // KVOPS_FORMAT_PLAIN, _NVFP4, _NVFP4_4OVER6
+	VScaleLayout int64  // NVFP4: must be set; PLAIN: must not
 }
 
 // ReshapeAndCacheFlash runs kvops_reshape_and_cache_flash.
@@ -386,18 +386,18 @@ type ReshapeAndCacheFlashArgs struct {
 // Writes new rows into a paged cache whose rows are contiguous over size. NHD, HND, K|V packed in
 // one row, blocks that span layers: all are strides.
 //
-//   PLAIN   key_cache[b, o, h, d] = conv(key[t, h, d], k_scale[h or 0]), and so for value
+//	PLAIN   key_cache[b, o, h, d] = conv(key[t, h, d], k_scale[h or 0]), and so for value
 //
 // NVFP4: size % 16 == 0. A page (one block of one side) is dense, NHD or HND by the strides of
 // dimensions 1 and 2; row = o * heads + h or h * block + o. It holds all codes, then all scales:
 //
-//   codes   row * size/2 + j             element 2j in the low nibble, 2j + 1 in the high one
-//   scales  block*heads*size/2 + row * size/16 + g        one e4m3 per group g of 16 elements
-//   V, TRANSPOSED: the scale of (o, g) stands where LINEAR has (o', g'):  k = 4g + o % 4,
-//                  o' = 4 (o / 4) + k / (size/16),  g' = k % (size/16);  block % 4 == 0
+//	codes   row * size/2 + j             element 2j in the low nibble, 2j + 1 in the high one
+//	scales  block*heads*size/2 + row * size/16 + g        one e4m3 per group g of 16 elements
+//	V, TRANSPOSED: the scale of (o, g) stands where LINEAR has (o', g'):  k = 4g + o % 4,
+//	               o' = 4 (o / 4) + k / (size/16),  g' = k % (size/16);  block % 4 == 0
 //
-//   G = RN(1 / k_scale),  sf = e4m3(RN(G * RN(amax * c))),  c = 0x3E2AAAAB (1/6),  S = decode(sf)
-//   w = S == 0 ? 0 : 1 / RN(S * (1 / G)),  code = e2m1(RN(x * w)), half to even, saturating
+//	G = RN(1 / k_scale),  sf = e4m3(RN(G * RN(amax * c))),  c = 0x3E2AAAAB (1/6),  S = decode(sf)
+//	w = S == 0 ? 0 : 1 / RN(S * (1 / G)),  code = e2m1(RN(x * w)), half to even, saturating
 //
 // NaN enters amax only if all 16 are NaN, and codes as 6. NVFP4_4OVER6 also tries c = 1/4 and keeps
 // it where the sum of squared errors is strictly smaller. Scale bytes are equal on all backends;
@@ -412,16 +412,16 @@ func ReshapeAndCacheFlash(a *ReshapeAndCacheFlashArgs) error {
 
 // ConcatAndCacheMlaArgs are the arguments of ConcatAndCacheMla.
 type ConcatAndCacheMlaArgs struct {
-	structSize uintptr
-	KvC Tensor // [>= tokens, latent] T; FP8_DS_MLA: f16 bf16; NVFP4_DS_MLA: bf16
-	KPe Tensor // [>= tokens, rope] as kv_c
-	KvCache Tensor // [blocks, block, entry] Cache, entry = latent + rope; *_DS_MLA: u8
+	structSize  uintptr
+	KvC         Tensor // [>= tokens, latent] T; FP8_DS_MLA: f16 bf16; NVFP4_DS_MLA: bf16
+	KPe         Tensor // [>= tokens, rope] as kv_c
+	KvCache     Tensor // [blocks, block, entry] Cache, entry = latent + rope; *_DS_MLA: u8
 	SlotMapping Tensor // [tokens] i64
-	KvScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	Faults Tensor // [1] i64, opt
-	Format int64 // KVOPS_FORMAT_PLAIN, _FP8_DS_MLA, _NVFP4_DS_MLA
-	ScaleRule int64 // kvops_scale_rule, read for FP8_DS_MLA
-	Fp8Encoding int64 // kvops_fp8_encoding, read for FP8_DS_MLA
+	KvScale     Tensor // [] or [1] f32; opt unless Cache is fp8
+	Faults      Tensor // [1] i64, opt
+	Format      int64  // KVOPS_FORMAT_PLAIN, _FP8_DS_MLA, _NVFP4_DS_MLA
+	ScaleRule   int64  // kvops_scale_rule, read for FP8_DS_MLA
+	Fp8Encoding int64  // kvops_fp8_encoding, read for FP8_DS_MLA
 }
 
 // ConcatAndCacheMla runs kvops_concat_and_cache_mla.
@@ -429,17 +429,17 @@ type ConcatAndCacheMlaArgs struct {
 // Stores [kv_c | k_pe] of each token as one cache entry. *_DS_MLA: latent = 512, rope = 64, and
 // kv_scale is not read.
 //
-//   PLAIN         conv(kv_c[t], kv_scale) | conv(k_pe[t], kv_scale)
+//	PLAIN         conv(kv_c[t], kv_scale) | conv(k_pe[t], kv_scale)
 //
-//   FP8_DS_MLA    [0, 512) codes sat(x / s[k]) of kv_c | [512, 528) f32 s[k] of elements 128k ..
-//                 | [528, 656) the bits of k_pe
-//                 POW2: s = 2^ceil(log2(max(RN(amax / C), 1e-4))), exact
-//                 AMAX: s = max(RN(amax / C), 2^-126)
+//	FP8_DS_MLA    [0, 512) codes sat(x / s[k]) of kv_c | [512, 528) f32 s[k] of elements 128k ..
+//	              | [528, 656) the bits of k_pe
+//	              POW2: s = 2^ceil(log2(max(RN(amax / C), 1e-4))), exact
+//	              AMAX: s = max(RN(amax / C), 2^-126)
 //
-//   NVFP4_DS_MLA  [0, 256) e2m1(RN(x * RN(1 / S))), even element in the low nibble
-//                 | [256, 320) e4m3(k_pe), unscaled | [320, 352) scales sf, OCP, of groups of 16
-//                 f = max(RN(amax / 6), 2^-9),  sf = e4m3(f), plus one code if that is < f and
-//                 sf < 0x7E,  S = decode(sf);  group g at byte 320 + 8 (g % 4) + g / 4
+//	NVFP4_DS_MLA  [0, 256) e2m1(RN(x * RN(1 / S))), even element in the low nibble
+//	              | [256, 320) e4m3(k_pe), unscaled | [320, 352) scales sf, OCP, of groups of 16
+//	              f = max(RN(amax / 6), 2^-9),  sf = e4m3(f), plus one code if that is < f and
+//	              sf < 0x7E,  S = decode(sf);  group g at byte 320 + 8 (g % 4) + g / 4
 //
 // NaN does not enter amax. Codes and scales are byte-equal on all backends.
 func ConcatAndCacheMla(a *ConcatAndCacheMlaArgs) error {
@@ -452,19 +452,19 @@ func ConcatAndCacheMla(a *ConcatAndCacheMlaArgs) error {
 
 // ConcatAndCacheMlaRopeFusedArgs are the arguments of ConcatAndCacheMlaRopeFused.
 type ConcatAndCacheMlaRopeFusedArgs struct {
-	structSize uintptr
-	Positions Tensor // [rows] i64 or i32
-	QPe Tensor // [rows, heads, rope] T; rotated in place
-	KPe Tensor // [rows, rope] T; rotated in place
-	KvC Tensor // [rows, latent] T
+	structSize  uintptr
+	Positions   Tensor // [rows] i64 or i32
+	QPe         Tensor // [rows, heads, rope] T; rotated in place
+	KPe         Tensor // [rows, rope] T; rotated in place
+	KvC         Tensor // [rows, latent] T
 	CosSinCache Tensor // [max_pos, rope] T or f32; rope/2 cosines, rope/2 sines
-	KvCache Tensor // as concat_and_cache_mla
+	KvCache     Tensor // as concat_and_cache_mla
 	SlotMapping Tensor // [tokens], tokens <= rows i64
-	KvScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	Faults Tensor // [1] i64, opt
-	IsNeox int64 // pairs as in rotary_embedding
-	Format int64 // KVOPS_FORMAT_PLAIN, _FP8_DS_MLA
-	ScaleRule int64
+	KvScale     Tensor // [] or [1] f32; opt unless Cache is fp8
+	Faults      Tensor // [1] i64, opt
+	IsNeox      int64  // pairs as in rotary_embedding
+	Format      int64  // KVOPS_FORMAT_PLAIN, _FP8_DS_MLA
+	ScaleRule   int64
 	Fp8Encoding int64
 }
 
@@ -484,20 +484,20 @@ func ConcatAndCacheMlaRopeFused(a *ConcatAndCacheMlaRopeFusedArgs) error {
 
 // ConcatAndCacheMlaGroupedArgs are the arguments of ConcatAndCacheMlaGrouped.
 type ConcatAndCacheMlaGroupedArgs struct {
-	structSize uintptr
-	KvC Tensor // [layers, >= tokens, latent] T
-	KPe Tensor // [layers, >= tokens, rope] T
+	structSize  uintptr
+	KvC         Tensor // [layers, >= tokens, latent] T
+	KPe         Tensor // [layers, >= tokens, rope] T
 	KvCachePtrs Tensor // [layers] i64: address of a layer's cache, or 0
 	SlotMapping Tensor // [layers, tokens] i64; stride 0: one row for all layers
-	KvScales Tensor // [layers] f32; given iff the caches are fp8
-	Faults Tensor // [1] i64, opt
-	CacheDtype int64 // kvops_dtype of the caches: T, fp8; FP8_DS_MLA: KVOPS_U8
-	NumBlocks int64 // of every cache; 0: unknown, and slots are not bounded above
-	BlockSize int64 // tokens per block
-	BlockStride int64 // in cache elements
-	EntryStride int64 // in cache elements, >= entry
-	Format int64 // KVOPS_FORMAT_PLAIN, _FP8_DS_MLA
-	ScaleRule int64
+	KvScales    Tensor // [layers] f32; given iff the caches are fp8
+	Faults      Tensor // [1] i64, opt
+	CacheDtype  int64  // kvops_dtype of the caches: T, fp8; FP8_DS_MLA: KVOPS_U8
+	NumBlocks   int64  // of every cache; 0: unknown, and slots are not bounded above
+	BlockSize   int64  // tokens per block
+	BlockStride int64  // in cache elements
+	EntryStride int64  // in cache elements, >= entry
+	Format      int64  // KVOPS_FORMAT_PLAIN, _FP8_DS_MLA
+	ScaleRule   int64
 	Fp8Encoding int64
 }
 
@@ -515,10 +515,10 @@ func ConcatAndCacheMlaGrouped(a *ConcatAndCacheMlaGroupedArgs) error {
 
 // SwapBlocksArgs are the arguments of SwapBlocks.
 type SwapBlocksArgs struct {
-	structSize uintptr
-	Src Tensor // [blocks, ...] any dtype; on a device or in CPU memory
-	Dst Tensor // [blocks, ...] likewise, the same device; may overlap src
-	BlockMapping Tensor // [pairs, 2] i64, HOST: source block, destination block
+	structSize       uintptr
+	Src              Tensor // [blocks, ...] any dtype; on a device or in CPU memory
+	Dst              Tensor // [blocks, ...] likewise, the same device; may overlap src
+	BlockMapping     Tensor // [pairs, 2] i64, HOST: source block, destination block
 	BlockSizeInBytes int64
 }
 
@@ -540,12 +540,12 @@ func SwapBlocks(a *SwapBlocksArgs) error {
 
 // SwapBlocksBatchArgs are the arguments of SwapBlocksBatch.
 type SwapBlocksBatchArgs struct {
-	structSize uintptr
-	Queue Tensor // only device and stream are read: where the copies are queued
-	SrcPtrs Tensor // [copies] i64, HOST: addresses, device or CPU
-	DstPtrs Tensor // [copies] i64, HOST
-	Sizes Tensor // [copies] i64, HOST: bytes; 0 is skipped
-	IsSrcAccessOrderAny int64 // 1: sources may be read before earlier work of the stream ends
+	structSize          uintptr
+	Queue               Tensor // only device and stream are read: where the copies are queued
+	SrcPtrs             Tensor // [copies] i64, HOST: addresses, device or CPU
+	DstPtrs             Tensor // [copies] i64, HOST
+	Sizes               Tensor // [copies] i64, HOST: bytes; 0 is skipped
+	IsSrcAccessOrderAny int64  // 1: sources may be read before earlier work of the stream ends
 }
 
 // SwapBlocksBatch runs kvops_swap_blocks_batch.
@@ -566,9 +566,9 @@ func SwapBlocksBatch(a *SwapBlocksBatchArgs) error {
 // ConvertFp8Args are the arguments of ConvertFp8.
 type ConvertFp8Args struct {
 	structSize uintptr
-	Src Tensor // [...] f32 f16 bf16, or fp8; all strides are free
-	Dst Tensor // as src fp8, or f32 f16 bf16; all strides are free
-	Scale float64 // rounded to f32; > 0
+	Src        Tensor  // [...] f32 f16 bf16, or fp8; all strides are free
+	Dst        Tensor  // as src fp8, or f32 f16 bf16; all strides are free
+	Scale      float64 // rounded to f32; > 0
 }
 
 // ConvertFp8 runs kvops_convert_fp8.
@@ -584,14 +584,14 @@ func ConvertFp8(a *ConvertFp8Args) error {
 
 // GatherAndMaybeDequantCacheArgs are the arguments of GatherAndMaybeDequantCache.
 type GatherAndMaybeDequantCacheArgs struct {
-	structSize uintptr
-	KvCache Tensor // [blocks, block, entry] Cache
-	BlockTable Tensor // [batch, width] i32
-	CuSeqLens Tensor // [batch + 1] i32
-	SeqStarts Tensor // [batch] i32, opt
-	KvScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	Out Tensor // [rows, entry] T
-	Faults Tensor // [1] i64, opt
+	structSize  uintptr
+	KvCache     Tensor // [blocks, block, entry] Cache
+	BlockTable  Tensor // [batch, width] i32
+	CuSeqLens   Tensor // [batch + 1] i32
+	SeqStarts   Tensor // [batch] i32, opt
+	KvScale     Tensor // [] or [1] f32; opt unless Cache is fp8
+	Out         Tensor // [rows, entry] T
+	Faults      Tensor // [1] i64, opt
 	ZeroInvalid int64
 }
 
@@ -609,13 +609,13 @@ func GatherAndMaybeDequantCache(a *GatherAndMaybeDequantCacheArgs) error {
 
 // CpGatherCacheArgs are the arguments of CpGatherCache.
 type CpGatherCacheArgs struct {
-	structSize uintptr
-	KvCache Tensor // [blocks, block, ...] any dtype; trailing dimensions dense
-	BlockTable Tensor // [batch, width] i32
-	CuSeqLens Tensor // [batch + 1] i32
-	SeqStarts Tensor // [batch] i32, opt
-	Out Tensor // [rows, ...] as kv_cache; trailing dimensions dense
-	Faults Tensor // [1] i64, opt
+	structSize  uintptr
+	KvCache     Tensor // [blocks, block, ...] any dtype; trailing dimensions dense
+	BlockTable  Tensor // [batch, width] i32
+	CuSeqLens   Tensor // [batch + 1] i32
+	SeqStarts   Tensor // [batch] i32, opt
+	Out         Tensor // [rows, ...] as kv_cache; trailing dimensions dense
+	Faults      Tensor // [1] i64, opt
 	ZeroInvalid int64
 }
 
@@ -633,15 +633,15 @@ func CpGatherCache(a *CpGatherCacheArgs) error {
 
 // CpGatherAndUpconvertFp8KvCacheArgs are the arguments of CpGatherAndUpconvertFp8KvCache.
 type CpGatherAndUpconvertFp8KvCacheArgs struct {
-	structSize uintptr
-	KvCache Tensor // [blocks, block, 656] u8: FP8_DS_MLA records
-	BlockTable Tensor // [batch, width] i32
+	structSize      uintptr
+	KvCache         Tensor // [blocks, block, 656] u8: FP8_DS_MLA records
+	BlockTable      Tensor // [batch, width] i32
 	WorkspaceStarts Tensor // [>= batch] i32, ascending
-	SeqStarts Tensor // [batch] i32, opt
-	Out Tensor // [rows, 576] bf16 or f16, as the records' source
-	Faults Tensor // [1] i64, opt
-	ZeroInvalid int64
-	Fp8Encoding int64
+	SeqStarts       Tensor // [batch] i32, opt
+	Out             Tensor // [rows, 576] bf16 or f16, as the records' source
+	Faults          Tensor // [1] i64, opt
+	ZeroInvalid     int64
+	Fp8Encoding     int64
 }
 
 // CpGatherAndUpconvertFp8KvCache runs kvops_cp_gather_and_upconvert_fp8_kv_cache.
@@ -659,14 +659,14 @@ func CpGatherAndUpconvertFp8KvCache(a *CpGatherAndUpconvertFp8KvCacheArgs) error
 
 // CpGatherAndUpconvertNvfp4KvCacheArgs are the arguments of CpGatherAndUpconvertNvfp4KvCache.
 type CpGatherAndUpconvertNvfp4KvCacheArgs struct {
-	structSize uintptr
-	KvCache Tensor // [blocks, block, 352] u8: NVFP4_DS_MLA records
-	BlockTable Tensor // [batch, width] i32
+	structSize      uintptr
+	KvCache         Tensor // [blocks, block, 352] u8: NVFP4_DS_MLA records
+	BlockTable      Tensor // [batch, width] i32
 	WorkspaceStarts Tensor // [>= batch] i32, ascending
-	SeqStarts Tensor // [batch] i32, opt
-	Out Tensor // [rows, 576] bf16 or f16
-	Faults Tensor // [1] i64, opt
-	ZeroInvalid int64
+	SeqStarts       Tensor // [batch] i32, opt
+	Out             Tensor // [rows, 576] bf16 or f16
+	Faults          Tensor // [1] i64, opt
+	ZeroInvalid     int64
 }
 
 // CpGatherAndUpconvertNvfp4KvCache runs kvops_cp_gather_and_upconvert_nvfp4_kv_cache.
@@ -683,29 +683,29 @@ func CpGatherAndUpconvertNvfp4KvCache(a *CpGatherAndUpconvertNvfp4KvCacheArgs) e
 
 // PagedAttentionV1Args are the arguments of PagedAttentionV1.
 type PagedAttentionV1Args struct {
-	structSize uintptr
-	Query Tensor // [seqs, heads, size] T
-	KeyCache Tensor // [blocks, kv_heads, size/x, block, x] Cache: T or fp8; any strides
-	ValueCache Tensor // [blocks, kv_heads, size, block] Cache; any strides
-	BlockTable Tensor // [seqs, width] i32
-	SeqLens Tensor // [seqs] i32
-	AlibiSlopes Tensor // [heads] f32, opt
-	KScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	VScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	Sinks Tensor // [heads] f32, opt
-	Out Tensor // [seqs, heads, size] T
-	Lse Tensor // [seqs, heads] f32, opt; any strides
-	Workspace Tensor // [bytes] u8, 64-byte aligned, opt
-	Faults Tensor // [1] i64, opt
-	Scale float64 // of the logits, usually size^-0.5
-	Softcap float64 // 0: none
-	MaxSeqLen int64 // upper bound of seq_lens; 0: width * block
-	Window int64 // the last `window` tokens take part; 0: all of them
-	BatchInvariant int64 // 1: split points depend on a sequence's length only
-	TpRank int64 // block-sparse: index of this rank's heads
-	BlocksparseLocalBlocks int64
-	BlocksparseVertStride int64 // <= 1: dense
-	BlocksparseBlockSize int64 // a multiple of block
+	structSize                 uintptr
+	Query                      Tensor  // [seqs, heads, size] T
+	KeyCache                   Tensor  // [blocks, kv_heads, size/x, block, x] Cache: T or fp8; any strides
+	ValueCache                 Tensor  // [blocks, kv_heads, size, block] Cache; any strides
+	BlockTable                 Tensor  // [seqs, width] i32
+	SeqLens                    Tensor  // [seqs] i32
+	AlibiSlopes                Tensor  // [heads] f32, opt
+	KScale                     Tensor  // [] or [1] f32; opt unless Cache is fp8
+	VScale                     Tensor  // [] or [1] f32; opt unless Cache is fp8
+	Sinks                      Tensor  // [heads] f32, opt
+	Out                        Tensor  // [seqs, heads, size] T
+	Lse                        Tensor  // [seqs, heads] f32, opt; any strides
+	Workspace                  Tensor  // [bytes] u8, 64-byte aligned, opt
+	Faults                     Tensor  // [1] i64, opt
+	Scale                      float64 // of the logits, usually size^-0.5
+	Softcap                    float64 // 0: none
+	MaxSeqLen                  int64   // upper bound of seq_lens; 0: width * block
+	Window                     int64   // the last `window` tokens take part; 0: all of them
+	BatchInvariant             int64   // 1: split points depend on a sequence's length only
+	TpRank                     int64   // block-sparse: index of this rank's heads
+	BlocksparseLocalBlocks     int64
+	BlocksparseVertStride      int64 // <= 1: dense
+	BlocksparseBlockSize       int64 // a multiple of block
 	BlocksparseHeadSlidingStep int64
 }
 
@@ -714,10 +714,10 @@ type PagedAttentionV1Args struct {
 // The query token of sequence s attends to its cached tokens t < L = seq_lens[s]. Head h reads kv
 // head g = h / (heads / kv_heads); token t is token t % block of block block_table[s, t / block].
 //
-//   c(z)       = softcap * tanh(z / softcap), or z when softcap is 0
-//   a[t]       = c(scale * sum_d query[s,h,d] * k[t,d])  +  alibi_slopes[h] * (t - L + 1)
-//   m          = max(max_t a[t], sinks[h]),   Z = sum_t exp(a[t] - m) + exp(sinks[h] - m)
-//   out[s,h,:] = RN_T(sum_t exp(a[t] - m) * v[t,:] / Z),   lse[s,h] = log(Z) + m
+//	c(z)       = softcap * tanh(z / softcap), or z when softcap is 0
+//	a[t]       = c(scale * sum_d query[s,h,d] * k[t,d])  +  alibi_slopes[h] * (t - L + 1)
+//	m          = max(max_t a[t], sinks[h]),   Z = sum_t exp(a[t] - m) + exp(sinks[h] - m)
+//	out[s,h,:] = RN_T(sum_t exp(a[t] - m) * v[t,:] / Z),   lse[s,h] = log(Z) + m
 //
 // Without sinks their terms vanish. A window w keeps t >= L - w. No token left: out = 0 and, where
 // there are no sinks, lse = -inf. The caches take any strides: an NHD or HND cache [blocks, block,
@@ -735,8 +735,8 @@ type PagedAttentionV1Args struct {
 // Block-sparse, if vert_stride > 1; B = blocksparse_block_size, step = head_sliding_step: the cache
 // block that starts at token t takes part iff
 //
-//   (t/B + o) % vert_stride == 0   or   t/B > (L-1)/B - local_blocks,
-//   o = 1 + (step >= 0 ? (tp_rank * heads + h) * step : (tp_rank * kv_heads + g) * -step)
+//	(t/B + o) % vert_stride == 0   or   t/B > (L-1)/B - local_blocks,
+//	o = 1 + (step >= 0 ? (tp_rank * heads + h) * step : (tp_rank * kv_heads + g) * -step)
 //
 // No block left: zeros. Without batch_invariant the way a sequence is split, and so its last bits,
 // may depend on the other sequences of the call.
@@ -750,29 +750,29 @@ func PagedAttentionV1(a *PagedAttentionV1Args) error {
 
 // PagedAttentionV2Args are the arguments of PagedAttentionV2.
 type PagedAttentionV2Args struct {
-	structSize uintptr
-	Query Tensor // [seqs, heads, size] T
-	KeyCache Tensor // [blocks, kv_heads, size/x, block, x] Cache: T or fp8; any strides
-	ValueCache Tensor // [blocks, kv_heads, size, block] Cache; any strides
-	BlockTable Tensor // [seqs, width] i32
-	SeqLens Tensor // [seqs] i32
-	AlibiSlopes Tensor // [heads] f32, opt
-	KScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	VScale Tensor // [] or [1] f32; opt unless Cache is fp8
-	Sinks Tensor // [heads] f32, opt
-	Out Tensor // [seqs, heads, size] T
-	Lse Tensor // [seqs, heads] f32, opt; any strides
-	Workspace Tensor // [bytes] u8, 64-byte aligned, opt
-	Faults Tensor // [1] i64, opt
-	Scale float64 // of the logits, usually size^-0.5
-	Softcap float64 // 0: none
-	MaxSeqLen int64 // upper bound of seq_lens; 0: width * block
-	Window int64 // the last `window` tokens take part; 0: all of them
-	BatchInvariant int64 // 1: split points depend on a sequence's length only
-	TpRank int64 // block-sparse: index of this rank's heads
-	BlocksparseLocalBlocks int64
-	BlocksparseVertStride int64 // <= 1: dense
-	BlocksparseBlockSize int64 // a multiple of block
+	structSize                 uintptr
+	Query                      Tensor  // [seqs, heads, size] T
+	KeyCache                   Tensor  // [blocks, kv_heads, size/x, block, x] Cache: T or fp8; any strides
+	ValueCache                 Tensor  // [blocks, kv_heads, size, block] Cache; any strides
+	BlockTable                 Tensor  // [seqs, width] i32
+	SeqLens                    Tensor  // [seqs] i32
+	AlibiSlopes                Tensor  // [heads] f32, opt
+	KScale                     Tensor  // [] or [1] f32; opt unless Cache is fp8
+	VScale                     Tensor  // [] or [1] f32; opt unless Cache is fp8
+	Sinks                      Tensor  // [heads] f32, opt
+	Out                        Tensor  // [seqs, heads, size] T
+	Lse                        Tensor  // [seqs, heads] f32, opt; any strides
+	Workspace                  Tensor  // [bytes] u8, 64-byte aligned, opt
+	Faults                     Tensor  // [1] i64, opt
+	Scale                      float64 // of the logits, usually size^-0.5
+	Softcap                    float64 // 0: none
+	MaxSeqLen                  int64   // upper bound of seq_lens; 0: width * block
+	Window                     int64   // the last `window` tokens take part; 0: all of them
+	BatchInvariant             int64   // 1: split points depend on a sequence's length only
+	TpRank                     int64   // block-sparse: index of this rank's heads
+	BlocksparseLocalBlocks     int64
+	BlocksparseVertStride      int64 // <= 1: dense
+	BlocksparseBlockSize       int64 // a multiple of block
 	BlocksparseHeadSlidingStep int64
 }
 
@@ -789,16 +789,16 @@ func PagedAttentionV2(a *PagedAttentionV2Args) error {
 
 // MergeAttnStatesArgs are the arguments of MergeAttnStates.
 type MergeAttnStatesArgs struct {
-	structSize uintptr
-	PrefixOutput Tensor // [tokens, heads, size] T
-	PrefixLse Tensor // [heads, tokens] f32, natural logarithm; any strides
-	SuffixOutput Tensor // [tokens, heads, size] T
-	SuffixLse Tensor // [heads, tokens] f32; any strides
-	OutScale Tensor // [] or [1] f32; given exactly if out is fp8
-	Out Tensor // [tokens, heads, size] T, or e4m3, e4m3fnuz; may be an input
-	OutLse Tensor // [heads, tokens] f32, opt; any strides; may be an input
-	SuffixOnlyTokens int64 // so many tokens at the end have no prefix; 0: every token has one
-	KeepNan int64 // fp8 out: 1: NaN stays NaN; 0: the largest value, as in vLLM
+	structSize       uintptr
+	PrefixOutput     Tensor // [tokens, heads, size] T
+	PrefixLse        Tensor // [heads, tokens] f32, natural logarithm; any strides
+	SuffixOutput     Tensor // [tokens, heads, size] T
+	SuffixLse        Tensor // [heads, tokens] f32; any strides
+	OutScale         Tensor // [] or [1] f32; given exactly if out is fp8
+	Out              Tensor // [tokens, heads, size] T, or e4m3, e4m3fnuz; may be an input
+	OutLse           Tensor // [heads, tokens] f32, opt; any strides; may be an input
+	SuffixOnlyTokens int64  // so many tokens at the end have no prefix; 0: every token has one
+	KeepNan          int64  // fp8 out: 1: NaN stays NaN; 0: the largest value, as in vLLM
 }
 
 // MergeAttnStates runs kvops_merge_attn_states.
@@ -806,8 +806,8 @@ type MergeAttnStatesArgs struct {
 // Combines two attention results over disjoint sets of keys. With p, q = prefix_lse, suffix_lse of
 // (head, token), each infinity of either sign taken as -inf (an empty set), and M = max(p, q):
 //
-//   a = exp(p - M),  b = exp(q - M),  out = RN_T(prefix * (a / (a + b)) + suffix * (b / (a + b))),
-//   out_lse = log(a + b) + M
+//	a = exp(p - M),  b = exp(q - M),  out = RN_T(prefix * (a / (a + b)) + suffix * (b / (a + b))),
+//	out_lse = log(a + b) + M
 //
 // One side empty: the other side's bits, and the empty one is not read. Both: prefix_output's bits,
 // out_lse = -inf. A NaN beside an infinity counts as empty, beside a number it gives NaN. The last
@@ -825,9 +825,9 @@ func MergeAttnStates(a *MergeAttnStatesArgs) error {
 // ConcatMlaQArgs are the arguments of ConcatMlaQ.
 type ConcatMlaQArgs struct {
 	structSize uintptr
-	QlNope Tensor // [tokens, heads, nope] T; a transposed view is fine
-	QPe Tensor // [tokens, heads, rope] T
-	Out Tensor // [tokens, heads, nope + rope] T
+	QlNope     Tensor // [tokens, heads, nope] T; a transposed view is fine
+	QPe        Tensor // [tokens, heads, rope] T
+	Out        Tensor // [tokens, heads, nope + rope] T
 }
 
 // ConcatMlaQ runs kvops_concat_mla_q.
@@ -843,14 +843,14 @@ func ConcatMlaQ(a *ConcatMlaQArgs) error {
 
 // IndexerKQuantAndCacheArgs are the arguments of IndexerKQuantAndCache.
 type IndexerKQuantAndCacheArgs struct {
-	structSize uintptr
-	K Tensor // [rows, d] f32 f16 bf16
-	KvCache Tensor // [blocks, block, entry] u8, entry >= d + 4 d/q; a block is dense
-	SlotMapping Tensor // [slots] i64; min(rows, slots) tokens are written
-	Faults Tensor // [1] i64, opt
-	QuantBlockSize int64 // q: a multiple of 4 that divides d
-	ScaleRule int64 // kvops_scale_rule; vLLM's "ue8m0" is KVOPS_SCALE_POW2
-	Fp8Encoding int64 // kvops_fp8_encoding
+	structSize     uintptr
+	K              Tensor // [rows, d] f32 f16 bf16
+	KvCache        Tensor // [blocks, block, entry] u8, entry >= d + 4 d/q; a block is dense
+	SlotMapping    Tensor // [slots] i64; min(rows, slots) tokens are written
+	Faults         Tensor // [1] i64, opt
+	QuantBlockSize int64  // q: a multiple of 4 that divides d
+	ScaleRule      int64  // kvops_scale_rule; vLLM's "ue8m0" is KVOPS_SCALE_POW2
+	Fp8Encoding    int64  // kvops_fp8_encoding
 }
 
 // IndexerKQuantAndCache runs kvops_indexer_k_quant_and_cache.
@@ -867,14 +867,14 @@ func IndexerKQuantAndCache(a *IndexerKQuantAndCacheArgs) error {
 
 // CpGatherIndexerKQuantCacheArgs are the arguments of CpGatherIndexerKQuantCache.
 type CpGatherIndexerKQuantCacheArgs struct {
-	structSize uintptr
-	KvCache Tensor // [blocks, block, entry] u8, as above
-	BlockTable Tensor // [batch, width] i32
-	CuSeqLens Tensor // [batch + 1] i32
-	SeqStarts Tensor // [batch] i32, opt
-	OutK Tensor // [rows, d] u8 or fp8: codes
-	OutScale Tensor // [rows, 4 groups] u8: the bytes of groups = d/q f32 scales
-	Faults Tensor // [1] i64, opt
+	structSize  uintptr
+	KvCache     Tensor // [blocks, block, entry] u8, as above
+	BlockTable  Tensor // [batch, width] i32
+	CuSeqLens   Tensor // [batch + 1] i32
+	SeqStarts   Tensor // [batch] i32, opt
+	OutK        Tensor // [rows, d] u8 or fp8: codes
+	OutScale    Tensor // [rows, 4 groups] u8: the bytes of groups = d/q f32 scales
+	Faults      Tensor // [1] i64, opt
 	ZeroInvalid int64
 }
 
@@ -893,12 +893,12 @@ func CpGatherIndexerKQuantCache(a *CpGatherIndexerKQuantCacheArgs) error {
 // TopKPerRowPrefillArgs are the arguments of TopKPerRowPrefill.
 type TopKPerRowPrefillArgs struct {
 	structSize uintptr
-	Logits Tensor // [rows, columns] f32; any strides
-	RowStarts Tensor // [rows] i32
-	RowEnds Tensor // [rows] i32
-	Indices Tensor // [rows, k] i32; 1 <= k <= 2^20
-	Workspace Tensor // [bytes] u8, 64-byte aligned; opt if 0 bytes suffice
-	Order int64 // kvops_top_k_order
+	Logits     Tensor // [rows, columns] f32; any strides
+	RowStarts  Tensor // [rows] i32
+	RowEnds    Tensor // [rows] i32
+	Indices    Tensor // [rows, k] i32; 1 <= k <= 2^20
+	Workspace  Tensor // [bytes] u8, 64-byte aligned; opt if 0 bytes suffice
+	Order      int64  // kvops_top_k_order
 }
 
 // TopKPerRowPrefill runs kvops_top_k_per_row_prefill.
@@ -919,12 +919,12 @@ func TopKPerRowPrefill(a *TopKPerRowPrefillArgs) error {
 // TopKPerRowDecodeArgs are the arguments of TopKPerRowDecode.
 type TopKPerRowDecodeArgs struct {
 	structSize uintptr
-	Logits Tensor // [batch * next_n, columns] f32; any strides
-	SeqLens Tensor // [batch] [batch, 1]; per row: [batch * next_n] [batch, next_n] i32
-	Indices Tensor // [batch * next_n, k] i32; 1 <= k <= 2^20
-	Workspace Tensor // [bytes] u8, 64-byte aligned; opt if 0 bytes suffice
-	NextN int64 // rows (speculative tokens) per request, >= 1
-	Order int64 // kvops_top_k_order
+	Logits     Tensor // [batch * next_n, columns] f32; any strides
+	SeqLens    Tensor // [batch] [batch, 1]; per row: [batch * next_n] [batch, next_n] i32
+	Indices    Tensor // [batch * next_n, k] i32; 1 <= k <= 2^20
+	Workspace  Tensor // [bytes] u8, 64-byte aligned; opt if 0 bytes suffice
+	NextN      int64  // rows (speculative tokens) per request, >= 1
+	Order      int64  // kvops_top_k_order
 }
 
 // TopKPerRowDecode runs kvops_top_k_per_row_decode.
@@ -941,19 +941,19 @@ func TopKPerRowDecode(a *TopKPerRowDecodeArgs) error {
 
 // ConvertVerticalSlashIndexesArgs are the arguments of ConvertVerticalSlashIndexes.
 type ConvertVerticalSlashIndexesArgs struct {
-	structSize uintptr
-	QSeqLens Tensor // [batch] i32
-	KvSeqLens Tensor // [batch] i32
+	structSize      uintptr
+	QSeqLens        Tensor // [batch] i32
+	KvSeqLens       Tensor // [batch] i32
 	VerticalIndexes Tensor // [batch, heads, verticals] i32: key positions, ascending
-	SlashIndexes Tensor // [batch, heads, slashes] i32: diagonal offsets, descending
-	BlockCount Tensor // [batch, heads, rows] i32
-	BlockOffset Tensor // [batch, heads, rows, slashes] i32: first key of a block
-	ColumnCount Tensor // [batch, heads, rows] i32
-	ColumnIndex Tensor // [batch, heads, rows, verticals] i32: single keys, ascending
-	Faults Tensor // [1] i64, opt
-	BlockSizeM int64 // query rows per row block
-	BlockSizeN int64 // keys per block, >= block_size_m
-	Causal int64
+	SlashIndexes    Tensor // [batch, heads, slashes] i32: diagonal offsets, descending
+	BlockCount      Tensor // [batch, heads, rows] i32
+	BlockOffset     Tensor // [batch, heads, rows, slashes] i32: first key of a block
+	ColumnCount     Tensor // [batch, heads, rows] i32
+	ColumnIndex     Tensor // [batch, heads, rows, verticals] i32: single keys, ascending
+	Faults          Tensor // [1] i64, opt
+	BlockSizeM      int64  // query rows per row block
+	BlockSizeN      int64  // keys per block, >= block_size_m
+	Causal          int64
 }
 
 // ConvertVerticalSlashIndexes runs kvops_convert_vertical_slash_indexes.
@@ -962,15 +962,15 @@ type ConvertVerticalSlashIndexesArgs struct {
 // rows, a list of blocks of N = block_size_n keys and a list of left-over columns. Slash o at query
 // row i is key i + Lk - Lq - o (causal) or i + Lk - o. For row block r, q = r * M < Lq:
 //
-//   E = q + M + (causal ? Lk - Lq : Lk);  v, s = first vertical, first slash < E, or the last one
-//   s <= E:  hi = max(E - s, M), lo = hi - M;   else, or no s: lo = causal ? E : Lk, hi = lo + N
-//   repeat the first that applies:
-//     v < hi                              column v if v < lo;  v = next vertical, or E + N if none
-//     next slash s, causal or s >= q      e = max(E - s, M);  if e > hi + M: blocks, lo = e - M,
-//                                         hi = e;  else if e > hi: hi += M
-//     causal, or no vertical follows v    not causal and v < Lk: column v;  blocks;  stop
-//     else                                blocks;  lo = Lk, hi = Lk + N, and no range grows again
-//   blocks: lo, lo + N, ... below min(hi, Lk), if lo < Lk
+//	E = q + M + (causal ? Lk - Lq : Lk);  v, s = first vertical, first slash < E, or the last one
+//	s <= E:  hi = max(E - s, M), lo = hi - M;   else, or no s: lo = causal ? E : Lk, hi = lo + N
+//	repeat the first that applies:
+//	  v < hi                              column v if v < lo;  v = next vertical, or E + N if none
+//	  next slash s, causal or s >= q      e = max(E - s, M);  if e > hi + M: blocks, lo = e - M,
+//	                                      hi = e;  else if e > hi: hi += M
+//	  causal, or no vertical follows v    not causal and v < Lk: column v;  blocks;  stop
+//	  else                                blocks;  lo = Lk, hi = Lk + N, and no range grows again
+//	blocks: lo, lo + N, ... below min(hi, Lk), if lo < Lk
 //
 // Counts of row blocks past Lq are 0, index entries past the counts are left alone. Verticals
 // outside [0, Lk), and blocks that find no room, are skipped as faults. Empty lists are legal.
@@ -984,21 +984,21 @@ func ConvertVerticalSlashIndexes(a *ConvertVerticalSlashIndexesArgs) error {
 
 // ConvertVerticalSlashIndexesMergeheadArgs are the arguments of ConvertVerticalSlashIndexesMergehead.
 type ConvertVerticalSlashIndexesMergeheadArgs struct {
-	structSize uintptr
-	QSeqLens Tensor // all as above
-	KvSeqLens Tensor
-	VerticalIndexes Tensor
-	SlashIndexes Tensor
+	structSize           uintptr
+	QSeqLens             Tensor // all as above
+	KvSeqLens            Tensor
+	VerticalIndexes      Tensor
+	SlashIndexes         Tensor
 	VerticalIndicesCount Tensor // [heads] i32: valid entries, clamped to [0, verticals]
-	SlashIndicesCount Tensor // [heads] i32: the same, clamped to [0, slashes]
-	BlockCount Tensor
-	BlockOffset Tensor
-	ColumnCount Tensor
-	ColumnIndex Tensor
-	Faults Tensor
-	BlockSizeM int64
-	BlockSizeN int64
-	Causal int64
+	SlashIndicesCount    Tensor // [heads] i32: the same, clamped to [0, slashes]
+	BlockCount           Tensor
+	BlockOffset          Tensor
+	ColumnCount          Tensor
+	ColumnIndex          Tensor
+	Faults               Tensor
+	BlockSizeM           int64
+	BlockSizeN           int64
+	Causal               int64
 }
 
 // ConvertVerticalSlashIndexesMergehead runs kvops_convert_vertical_slash_indexes_mergehead.
@@ -1014,20 +1014,20 @@ func ConvertVerticalSlashIndexesMergehead(a *ConvertVerticalSlashIndexesMergehea
 
 // CpuAttnGetSchedulerMetadataArgs are the arguments of CpuAttnGetSchedulerMetadata.
 type CpuAttnGetSchedulerMetadataArgs struct {
-	structSize uintptr
-	SeqLens Tensor // [reqs] i32
-	QueryStartLoc Tensor // [reqs + 1] i32, ascending from 0
-	DynamicCausal Tensor // [reqs] i32, opt: request r is causal iff != 0
+	structSize        uintptr
+	SeqLens           Tensor // [reqs] i32
+	QueryStartLoc     Tensor // [reqs + 1] i32, ascending from 0
+	DynamicCausal     Tensor // [reqs] i32, opt: request r is causal iff != 0
 	SchedulerMetadata Tensor // [bytes] u8 or i8, 64-byte aligned; written
-	NumHeads int64
-	NumKvHeads int64
-	HeadSize int64 // a multiple of 16, <= 576
-	QueryDtype int64 // kvops_dtype: T
-	Isa int64 // KVOPS_CPU_ISA_*
-	Causal int64
-	WindowLeft int64 // keys left of a token's own; -1: unlimited. Not 0 by default: set both
-	WindowRight int64 // keys right of it; causal makes it 0
-	EnableKvSplit int64 // 1: long one-token requests are cut and merged
+	NumHeads          int64
+	NumKvHeads        int64
+	HeadSize          int64 // a multiple of 16, <= 576
+	QueryDtype        int64 // kvops_dtype: T
+	Isa               int64 // KVOPS_CPU_ISA_*
+	Causal            int64
+	WindowLeft        int64 // keys left of a token's own; -1: unlimited. Not 0 by default: set both
+	WindowRight       int64 // keys right of it; causal makes it 0
+	EnableKvSplit     int64 // 1: long one-token requests are cut and merged
 }
 
 // CpuAttnGetSchedulerMetadata runs kvops_cpu_attn_get_scheduler_metadata.
@@ -1046,16 +1046,16 @@ func CpuAttnGetSchedulerMetadata(a *CpuAttnGetSchedulerMetadataArgs) error {
 
 // CpuAttnReshapeAndCacheArgs are the arguments of CpuAttnReshapeAndCache.
 type CpuAttnReshapeAndCacheArgs struct {
-	structSize uintptr
-	Key Tensor // [tokens, heads, size] T; AMX: f16 bf16
-	Value Tensor // as key
-	KeyCache Tensor // [blocks, heads, block, size] Cache: T, f8_e4m3, f8_e5m2
-	ValueCache Tensor // as key_cache, with strides of its own
-	SlotMapping Tensor // [>= tokens] i64
-	Faults Tensor // [1] i64, opt
-	KScale float64 // > 0 when Cache is fp8, else not read
-	VScale float64
-	Isa int64 // packing to write: KVOPS_CPU_ISA_*
+	structSize  uintptr
+	Key         Tensor  // [tokens, heads, size] T; AMX: f16 bf16
+	Value       Tensor  // as key
+	KeyCache    Tensor  // [blocks, heads, block, size] Cache: T, f8_e4m3, f8_e5m2
+	ValueCache  Tensor  // as key_cache, with strides of its own
+	SlotMapping Tensor  // [>= tokens] i64
+	Faults      Tensor  // [1] i64, opt
+	KScale      float64 // > 0 when Cache is fp8, else not read
+	VScale      float64
+	Isa         int64 // packing to write: KVOPS_CPU_ISA_*
 }
 
 // CpuAttnReshapeAndCache runs kvops_cpu_attn_reshape_and_cache.
@@ -1073,28 +1073,28 @@ func CpuAttnReshapeAndCache(a *CpuAttnReshapeAndCacheArgs) error {
 
 // CpuAttentionWithKvCacheArgs are the arguments of CpuAttentionWithKvCache.
 type CpuAttentionWithKvCacheArgs struct {
-	structSize uintptr
-	Query Tensor // [tokens, heads, size] T
-	KeyCache Tensor // [blocks, kv_heads, block, size] Cache; packing of the plan
-	ValueCache Tensor // as key_cache, with strides of its own
-	QueryStartLoc Tensor // [reqs + 1] i32
-	SeqLens Tensor // [reqs] i32
-	BlockTable Tensor // [reqs, width] i32
-	AlibiSlopes Tensor // [heads] f32, opt
-	Sinks Tensor // [heads] bf16 or f32, opt
+	structSize        uintptr
+	Query             Tensor // [tokens, heads, size] T
+	KeyCache          Tensor // [blocks, kv_heads, block, size] Cache; packing of the plan
+	ValueCache        Tensor // as key_cache, with strides of its own
+	QueryStartLoc     Tensor // [reqs + 1] i32
+	SeqLens           Tensor // [reqs] i32
+	BlockTable        Tensor // [reqs, width] i32
+	AlibiSlopes       Tensor // [heads] f32, opt
+	Sinks             Tensor // [heads] bf16 or f32, opt
 	SchedulerMetadata Tensor // [bytes] u8 or i8, for these lengths
-	DynamicCausal Tensor // [reqs] i32, opt
-	Out Tensor // [tokens, heads, size] T
-	Lse Tensor // [tokens, heads] f32, opt; any strides
-	Workspace Tensor // [bytes] u8, opt if 0 bytes suffice
-	Faults Tensor // [1] i64, opt
-	Scale float64
-	Softcap float64 // 0: none
-	KScale float64 // > 0 when Cache is fp8, else not read
-	VScale float64
-	Causal int64
-	WindowLeft int64 // causal and windows as planned; -1: unlimited
-	WindowRight int64
+	DynamicCausal     Tensor // [reqs] i32, opt
+	Out               Tensor // [tokens, heads, size] T
+	Lse               Tensor // [tokens, heads] f32, opt; any strides
+	Workspace         Tensor // [bytes] u8, opt if 0 bytes suffice
+	Faults            Tensor // [1] i64, opt
+	Scale             float64
+	Softcap           float64 // 0: none
+	KScale            float64 // > 0 when Cache is fp8, else not read
+	VScale            float64
+	Causal            int64
+	WindowLeft        int64 // causal and windows as planned; -1: unlimited
+	WindowRight       int64
 }
 
 // CpuAttentionWithKvCache runs kvops_cpu_attention_with_kv_cache.
@@ -1103,9 +1103,9 @@ type CpuAttentionWithKvCacheArgs struct {
 // of request r has position p = seq_lens[r] - q_len + i; head h reads kv head h / (heads /
 // kv_heads); the valid keys are p - window_left <= k <= p + window_right, 0 <= k < seq_lens[r].
 //
-//   x[k] = scale * (q . K[k]) * k_scale
-//   softcap: x = softcap * tanh(x / softcap);   alibi: x += slope[h] * (k - p)
-//   out = RN_T(v_scale * sum_k exp(x[k] - m) V[k] / (sum_k exp(x[k] - m) + exp(sink - m)))
+//	x[k] = scale * (q . K[k]) * k_scale
+//	softcap: x = softcap * tanh(x / softcap);   alibi: x += slope[h] * (k - p)
+//	out = RN_T(v_scale * sum_k exp(x[k] - m) V[k] / (sum_k exp(x[k] - m) + exp(sink - m)))
 //
 // The sink is a raw logit without a value; m is the maximum, sink included; lse is the logarithm of
 // the denominator, plus m. No valid key: zeros, lse = -inf without a sink.
@@ -1123,10 +1123,10 @@ func CpuAttentionWithKvCache(a *CpuAttentionWithKvCacheArgs) error {
 
 // CreateOnednnMmArgs are the arguments of CreateOnednnMm.
 type CreateOnednnMmArgs struct {
-	structSize uintptr
-	Weight Tensor // [k, n] T; any strides; may be freed afterwards
-	Handle Tensor // [] or [1] i64; written
-	PrimitiveCacheSize int64 // execution plans kept; 0: our choice. Never changes results
+	structSize         uintptr
+	Weight             Tensor // [k, n] T; any strides; may be freed afterwards
+	Handle             Tensor // [] or [1] i64; written
+	PrimitiveCacheSize int64  // execution plans kept; 0: our choice. Never changes results
 }
 
 // CreateOnednnMm runs kvops_create_onednn_mm.
@@ -1143,10 +1143,10 @@ func CreateOnednnMm(a *CreateOnednnMmArgs) error {
 // OnednnMmArgs are the arguments of OnednnMm.
 type OnednnMmArgs struct {
 	structSize uintptr
-	Input Tensor // [m, k] T of the weight
-	Bias Tensor // [n] T, opt
-	Out Tensor // [m, n] T
-	Handle int64
+	Input      Tensor // [m, k] T of the weight
+	Bias       Tensor // [n] T, opt
+	Out        Tensor // [m, n] T
+	Handle     int64
 }
 
 // OnednnMm runs kvops_onednn_mm.
@@ -1163,7 +1163,7 @@ func OnednnMm(a *OnednnMmArgs) error {
 // ReleaseDnnlMatmulHandlerArgs are the arguments of ReleaseDnnlMatmulHandler.
 type ReleaseDnnlMatmulHandlerArgs struct {
 	structSize uintptr
-	Handle int64 // of either kind; 0: nothing happens
+	Handle     int64 // of either kind; 0: nothing happens
 }
 
 // ReleaseDnnlMatmulHandler runs kvops_release_dnnl_matmul_handler.
@@ -1180,13 +1180,13 @@ func ReleaseDnnlMatmulHandler(a *ReleaseDnnlMatmulHandlerArgs) error {
 
 // CreateOnednnScaledMmArgs are the arguments of CreateOnednnScaledMm.
 type CreateOnednnScaledMmArgs struct {
-	structSize uintptr
-	Weight Tensor // [k, n] i8; any strides; may be freed afterwards
-	WeightScales Tensor // [] [1] [n] [1, n] [n, 1] f32; copied
-	Handle Tensor // [] or [1] i64; written
-	OutDtype int64 // kvops_dtype: T
-	DynamicActQuant int64 // 1: input_scale per row of the input; 0: one for all
-	UseAzp int64 // static: inputs have a zero point
+	structSize         uintptr
+	Weight             Tensor // [k, n] i8; any strides; may be freed afterwards
+	WeightScales       Tensor // [] [1] [n] [1, n] [n, 1] f32; copied
+	Handle             Tensor // [] or [1] i64; written
+	OutDtype           int64  // kvops_dtype: T
+	DynamicActQuant    int64  // 1: input_scale per row of the input; 0: one for all
+	UseAzp             int64  // static: inputs have a zero point
 	PrimitiveCacheSize int64
 }
 
@@ -1204,21 +1204,21 @@ func CreateOnednnScaledMm(a *CreateOnednnScaledMmArgs) error {
 // OnednnScaledMmArgs are the arguments of OnednnScaledMm.
 type OnednnScaledMmArgs struct {
 	structSize uintptr
-	Input Tensor // [m, k] i8
+	Input      Tensor // [m, k] i8
 	InputScale Tensor // static: [] or [1]; dynamic: [m] or [m, 1] f32
-	Azp Tensor // as input_scale i32, opt: zero points
-	AzpAdj Tensor // [n] or [1, n] f32, opt: sw * W
-	Bias Tensor // [n] T, opt
-	Out Tensor // [m, n] T: the handle's out_dtype
-	Handle int64
+	Azp        Tensor // as input_scale i32, opt: zero points
+	AzpAdj     Tensor // [n] or [1, n] f32, opt: sw * W
+	Bias       Tensor // [n] T, opt
+	Out        Tensor // [m, n] T: the handle's out_dtype
+	Handle     int64
 }
 
 // OnednnScaledMm runs kvops_onednn_scaled_mm.
 //
 // acc = input . weight, exact; sw = weight_scales, sx = input_scale, W = column sums of weight:
 //
-//   static   out = RN_T(sx * sw * (acc - azp * W) + bias)               azp_adj is not read
-//   dynamic  out = RN_T(sx * (sw * acc) - azp_adj * (sx * azp) + bias)  azp_adj absent: sw * W
+//	static   out = RN_T(sx * sw * (acc - azp * W) + bias)               azp_adj is not read
+//	dynamic  out = RN_T(sx * (sw * acc) - azp_adj * (sx * azp) + bias)  azp_adj absent: sw * W
 //
 // The dynamic terms are added from left to right. Static azp needs a handle created with use_azp.
 func OnednnScaledMm(a *OnednnScaledMmArgs) error {
@@ -1232,10 +1232,10 @@ func OnednnScaledMm(a *OnednnScaledMmArgs) error {
 // StaticScaledInt8QuantArgs are the arguments of StaticScaledInt8Quant.
 type StaticScaledInt8QuantArgs struct {
 	structSize uintptr
-	Input Tensor // [..., d] T, d >= 1
-	Scale Tensor // [] or [1] f32
-	Azp Tensor // [] or [1] i32, opt
-	Out Tensor // [..., d] i8
+	Input      Tensor // [..., d] T, d >= 1
+	Scale      Tensor // [] or [1] f32
+	Azp        Tensor // [] or [1] i32, opt
+	Out        Tensor // [..., d] i8
 }
 
 // StaticScaledInt8Quant runs kvops_static_scaled_int8_quant.
@@ -1252,10 +1252,10 @@ func StaticScaledInt8Quant(a *StaticScaledInt8QuantArgs) error {
 // DynamicScaledInt8QuantArgs are the arguments of DynamicScaledInt8Quant.
 type DynamicScaledInt8QuantArgs struct {
 	structSize uintptr
-	Input Tensor // [..., d] T, d >= 1
-	Out Tensor // [..., d] i8
-	Scale Tensor // [..., 1] f32; written
-	Azp Tensor // [..., 1] i32, opt; written: given selects the asymmetric form
+	Input      Tensor // [..., d] T, d >= 1
+	Out        Tensor // [..., d] i8
+	Scale      Tensor // [..., 1] f32; written
+	Azp        Tensor // [..., 1] i32, opt; written: given selects the asymmetric form
 }
 
 // DynamicScaledInt8Quant runs kvops_dynamic_scaled_int8_quant.

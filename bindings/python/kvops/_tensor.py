@@ -159,7 +159,8 @@ def tensor(array, dtype=None, stream=None):
         described = _from_dlpack(array, stream_handle(stream))
     else:
         raise Error(
-            f"is a {type(array).__name__}, expected a NumPy array, a DLPack object or a kvops.Tensor"
+            f"is a {type(array).__name__}, expected a NumPy array, a DLPack object or a "
+            "kvops.Tensor"
         )
     if dtype is None:
         return described

@@ -179,7 +179,7 @@ class Call:
                 ctypes.memset(ctypes.addressof(fresh) + argument.offset, 0, size)
             if argument.kind == TENSOR:
                 owners[name] = held[0] if held else None
-        ctypes.memmove(self.args, fresh, self.op.size)
+        ctypes.memmove(ctypes.byref(self.args), ctypes.byref(fresh), ctypes.sizeof(fresh))
         self._owners = owners
 
 

@@ -1,0 +1,3 @@
+module kvops
+
+go 1.19

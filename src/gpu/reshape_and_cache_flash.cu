@@ -1,0 +1,242 @@
+// key_cache[b, o, h, :] = conv(key[t, h, :]), and so for value, for the slot b * block + o of token t.
+// A block has a tile of tokens of one side (K or V: blockIdx.z). It looks their slots up once, into
+// shared memory; then each thread keeps one group of 16 bytes of a row, or one NVFP4 group, and goes
+// through the tokens with kUnroll loads in flight. conv: a copy, or one division and one rounding to
+// fp8; NVFP4 as in core/nvfp4.h, with its bytes.
+#include "core/dispatch.h"
+#include "core/nvfp4.h"
+#include "gpu/vec.cuh"
+
+namespace kvops::KVOPS_GPU {
+namespace {
+
+using namespace kvops::gpu;
+
+constexpr const char* kOp = "reshape_and_cache_flash";
+constexpr int kThreads = 256, kUnroll = 4, kMaxTile = 1024;
+
+struct Slots {
+  const int64_t* slot;
+  int64_t tokens, blocks, block;
+  int64_t* faults;
+  int tile, lanes;  // tokens of a block; threads that share a token, a power of two
+};
+
+// Strides in elements; of key and key_cache, or of value and value_cache.
+template <class T, class C>
+struct Side {
+  const T* src;
+  int64_t token, head;
+  C* dst;
+  int64_t dst_block, dst_token, dst_head;
+  const float* scale;
+  int64_t scale_step;  // 1: a scale per head
+};
+template <class T, class C>
+struct Sides {
+  Side<T, C> side[2];
+};
+
+// Block and place of the tokens of a tile; block -1: not to be written.
+struct Places {
+  int64_t block[kMaxTile];
+  int64_t at[kMaxTile];
+};
+
+__device__ void find_places(const Slots& slots, Places& places) {
+  int64_t first = int64_t(blockIdx.x) * slots.tile;
+  for (int i = int(threadIdx.x); i < slots.tile; i += kThreads) {
+    int64_t block = -1, at = 0;
+    if (first + i < slots.tokens) {
+      int64_t s = slots.slot[first + i];
+      if (s >= slots.blocks * slots.block) {
+        if (!(blockIdx.y | blockIdx.z)) add_fault(slots.faults);
+      } else if (s >= 0) {
+        auto place = split(s, slots.block);
+        block = place.quotient, at = place.remainder;
+      }
+    }
+    places.block[i] = block, places.at[i] = at;
+  }
+  __syncthreads();
+}
+
+template <class T, class C, int N, bool kAligned>
+__device__ Group<C, N> convert(const Group<T, N>& x, const Divider& divide) {
+  Group<C, N> y;
+  if constexpr (N == 1) {
+    y.at[0] = encode<C>(divide(to_float(x.at[0])));
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      auto pair = encode_pair<C>(divide(to_float(x.at[i])), divide(to_float(x.at[i + 1])));
+      y.at[i].bits = uint8_t(pair), y.at[i + 1].bits = uint8_t(pair >> 8);
+    }
+  }
+  return y;
+}
+
+// N: elements of an access, a divisor of size; heads and size of one token.
+template <class T, class C, int N>
+__global__ void __launch_bounds__(kThreads)
+    plain_kernel(Sides<T, C> sides, Slots slots, int64_t heads, int64_t size) {
+  __shared__ Places places;
+  find_places(slots, places);
+  const auto& side = sides.side[blockIdx.z];
+  int sub = int(threadIdx.x) / slots.lanes, subs = kThreads / slots.lanes;
+  int64_t first = int64_t(blockIdx.x) * slots.tile, groups = size / N;
+  int64_t item = int64_t(blockIdx.y) * slots.lanes + int(threadIdx.x) % slots.lanes;
+  for (; item < heads * groups; item += int64_t(gridDim.y) * slots.lanes) {
+    auto [h, group] = split(item, groups);
+    const T* src = side.src + first * side.token + h * side.head + group * N;
+    C* dst = side.dst + h * side.dst_head + group * N;
+    Divider divide(__is_same(T, C) ? 1.0f : side.scale[h * side.scale_step]);
+    for (int t = sub; t < slots.tile; t += subs * kUnroll) {
+      Group<T, N> x[kUnroll];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        int i = t + u * subs;
+        if (i < slots.tile && places.block[i] >= 0) x[u] = load<N, true>(src + i * side.token);
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        int i = t + u * subs;
+        if (i >= slots.tile || places.block[i] < 0) continue;
+        C* to = dst + places.block[i] * side.dst_block + places.at[i] * side.dst_token;
+        if constexpr (__is_same(T, C)) {
+          store<true>(to, x[u]);
+        } else {
+          store<true>(to, convert<T, C, N, true>(x[u], divide));
+        }
+      }
+    }
+  }
+}
+
+struct Pages {
+  Nvfp4Page of[2];
+};
+
+// One thread per 16 elements. kAligned: rows are multiples of 16 bytes and pages of 8.
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads)
+    nvfp4_kernel(Sides<T, uint8_t> sides, Slots slots, Pages pages, bool four_over_six) {
+  __shared__ Places places;
+  find_places(slots, places);
+  const auto& side = sides.side[blockIdx.z];
+  const auto& page = pages.of[blockIdx.z];
+  int sub = int(threadIdx.x) / slots.lanes, subs = kThreads / slots.lanes;
+  int64_t first = int64_t(blockIdx.x) * slots.tile;
+  int64_t item = int64_t(blockIdx.y) * slots.lanes + int(threadIdx.x) % slots.lanes;
+  float inverse = div_rn(1, *side.scale);
+  for (; item < page.heads * page.groups; item += int64_t(gridDim.y) * slots.lanes) {
+    auto [h, g] = split(item, page.groups);
+    for (int i = sub; i < slots.tile; i += subs) {
+      if (places.block[i] < 0) continue;
+      auto raw = load<16, kAligned>(side.src + (first + i) * side.token + h * side.head + g * 16);
+      float x[16];
+#pragma unroll
+      for (int k = 0; k < 16; ++k) x[k] = to_float(raw.at[k]);
+      auto out = nvfp4_quantise(x, inverse, four_over_six);
+      uint8_t* to = side.dst + places.block[i] * side.dst_block;
+      Group<uint8_t, 8> codes;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) codes.at[k] = uint8_t(out.codes[k / 4] >> k % 4 * 8);
+      store<kAligned>(to + page.codes(places.at[i], h, g), codes);
+      to[page.scale(places.at[i], h, g)] = out.scale.bits;
+    }
+  }
+}
+
+constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
+
+// Many tokens in a block, so that a slot is looked up once, as long as there are blocks enough for
+// the device.
+Grid tile_tokens(Slots& slots, int64_t items, const kvops_tensor& on) {
+  slots.lanes = 1;
+  while (slots.lanes < items && slots.lanes < kThreads) slots.lanes *= 2;
+  int64_t subs = kThreads / slots.lanes, columns = up(items, slots.lanes);
+  if (columns > 65535) columns = 65535;
+  int64_t tile = subs, enough = 8 * compute_units(on);
+  while (tile * 2 <= subs * 2 * kUnroll && tile * 2 <= kMaxTile &&
+         up(slots.tokens, tile * 2) * columns * 2 >= enough)
+    tile *= 2;
+  slots.tile = int(tile);
+  return {.x = up(slots.tokens, tile), .y = columns, .z = 2, .threads = kThreads};
+}
+
+template <class T, class C>
+Side<T, C> side_of(const kvops_tensor& src, const kvops_tensor& dst, const kvops_tensor& scale) {
+  auto stride = dst.stride;
+  return {static_cast<const T*>(src.data),
+          src.stride[0],
+          src.stride[1],
+          static_cast<C*>(dst.data),
+          stride[0],
+          stride[1],
+          stride[2],
+          static_cast<const float*>(scale.data),
+          scale.rank && scale.shape[0] > 1};
+}
+
+Slots slots_of(const kvops_reshape_and_cache_flash_args& a) {
+  return {.slot = static_cast<const int64_t*>(a.slot_mapping.data),
+          .tokens = a.slot_mapping.shape[0],
+          .blocks = a.key_cache.shape[0],
+          .block = a.key_cache.shape[1],
+          .faults = static_cast<int64_t*>(a.faults.data),
+          .tile = 0,
+          .lanes = 0};
+}
+
+template <class T, class C>
+kvops_status plain(const kvops_reshape_and_cache_flash_args& a) {
+  constexpr int N = kGroup<T>;
+  int64_t heads = a.key.shape[1], size = a.key.shape[2];
+  Sides<T, C> sides = {{side_of<T, C>(a.key, a.key_cache, a.k_scale),
+                        side_of<T, C>(a.value, a.value_cache, a.v_scale)}};
+  auto slots = slots_of(a);
+  bool aligned = size % N == 0 && rows_aligned(a.key, sizeof(T), 16) &&
+                 rows_aligned(a.value, sizeof(T), 16) &&
+                 rows_aligned(a.key_cache, sizeof(C), N * sizeof(C)) &&
+                 rows_aligned(a.value_cache, sizeof(C), N * sizeof(C));
+  auto grid = tile_tokens(slots, heads * size / (aligned ? N : 1), a.key_cache);
+  if (aligned)
+    return launch(kOp, plain_kernel<T, C, N>, grid, a.key_cache, sides, slots, heads, size);
+  return launch(kOp, plain_kernel<T, C, 1>, grid, a.key_cache, sides, slots, heads, size);
+}
+
+template <class T>
+kvops_status nvfp4(const kvops_reshape_and_cache_flash_args& a) {
+  Sides<T, uint8_t> sides = {{side_of<T, uint8_t>(a.key, a.key_cache, a.k_scale),
+                              side_of<T, uint8_t>(a.value, a.value_cache, a.v_scale)}};
+  auto slots = slots_of(a);
+  bool transposed = a.v_scale_layout == KVOPS_V_SCALE_TRANSPOSED;  // scales of V only
+  Pages pages = {{nvfp4_page(a.key_cache, false), nvfp4_page(a.value_cache, transposed)}};
+  bool four_over_six = a.format == KVOPS_FORMAT_NVFP4_4OVER6;
+  bool aligned = rows_aligned(a.key, sizeof(T), 16) && rows_aligned(a.value, sizeof(T), 16);
+  for (auto* cache : {&a.key_cache, &a.value_cache})
+    aligned = aligned && is_multiple(cache->data, 8) && cache->stride[0] % 8 == 0;
+  auto grid = tile_tokens(slots, pages.of[0].heads * pages.of[0].groups, a.key_cache);
+  auto kernel = aligned ? nvfp4_kernel<T, true> : nvfp4_kernel<T, false>;
+  return launch(kOp, kernel, grid, a.key_cache, sides, slots, pages, four_over_six);
+}
+
+// A copy looks at the size of elements only.
+struct Bits16 {
+  uint16_t bits;
+};
+
+}  // namespace
+
+kvops_status reshape_and_cache_flash(const kvops_reshape_and_cache_flash_args& a) {
+  if (a.format != KVOPS_FORMAT_PLAIN)
+    return dispatch(kOp, "key", a.key.dtype, Halves{}, [&]<class T>() { return nvfp4<T>(a); });
+  if (a.key.dtype == a.key_cache.dtype)
+    return a.key.dtype == KVOPS_F32 ? plain<float, float>(a) : plain<Bits16, Bits16>(a);
+  return dispatch(kOp, "key_cache", a.key_cache.dtype, Fp8s{}, [&]<class C>() {
+    return dispatch(kOp, "key", a.key.dtype, Floats{}, [&]<class T>() { return plain<T, C>(a); });
+  });
+}
+
+}  // namespace kvops::KVOPS_GPU
