@@ -1,6 +1,6 @@
-// contract [-v] FILE...: holds calls against the table, through the public API, with a back end that
-// runs nothing: the lines of the files, and what derive() makes of every legal line. -v prints every
-// message.
+// contract [-v] FILE...: holds calls against the table, through the public API, with a back end
+// that runs nothing: the lines of the files, and what derive() makes of every legal line. -v prints
+// every message.
 #include <cstdio>
 #include <map>
 
@@ -42,8 +42,8 @@ bool of_addresses(const string& message) {
   return false;
 }
 
-// The call, and kvops_query() beside it. false: they disagree. A call may fail at an address before it
-// reaches what kvops_query() complains about.
+// The call, and kvops_query() beside it. false: they disagree. A call may fail at an address before
+// it reaches what kvops_query() complains about.
 bool call_both(const ArgsCall& c, kvops_status& status, bool& reached) {
   kvops_clear_error();
   auto query = kvops_query(c.op->name, c.bytes.data(), nullptr);

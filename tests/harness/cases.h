@@ -7,7 +7,7 @@
 
 enum { MAX_ENTRIES = 48, MAX_STEPS = 32 };
 
-/* One file: "<name>[.expected][.<type>].npy"; type: a dtype, "of", "address", or "" for a number. */
+/* One file: "<name>[.expected][.<type>].npy"; type: a dtype, "of", "address"; "": a number. */
 typedef struct entry {
   char name[64];
   char type[16];

@@ -9,7 +9,7 @@
 
 enum { MAX_VARIANTS = 48 };
 
-/* What every case goes through. 0xff is NaN in all float dtypes but the fnuz ones, 0x80 in those. */
+/* What every case goes through. 0xff is NaN in all float dtypes but fnuz, 0x80 in those. */
 static const variant basic[] = {
     /* name       layout           fill alias workspace bare faults hosted stream threads */
     {"dense", LAYOUT_DENSE, 0xff, 0, 1, 0, 0, 0, 0, 0},

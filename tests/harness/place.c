@@ -1,5 +1,5 @@
 /* A buffer is guard | elements with gaps | guard; everything but the elements is garbage whose
-   bytes are a NaN in every float dtype, or another pattern, and must be untouched after the call. */
+   bytes are a NaN in every float dtype, or another pattern, and untouched after the call. */
 #include "place.h"
 
 #include <stdlib.h>

@@ -36,7 +36,8 @@ def main(arguments):
                     runpy.run_path(os.path.join(HERE, script), run_name="__main__")
         old, new = files(kept), files(common.ROOT)
         if wanted:
-            old = {k: v for k, v in old.items() if k.split(os.sep)[0] in {n.split(os.sep)[0] for n in new}}
+            ops = {name.split(os.sep)[0] for name in new}
+            old = {k: v for k, v in old.items() if k.split(os.sep)[0] in ops}
         wrong = sorted(k for k in set(old) | set(new)
                        if k not in old or k not in new or not filecmp.cmp(old[k], new[k], False))
     for name in wrong:

@@ -50,7 +50,8 @@ def encode(values, dtype):
     steps, unit = np.where(carry, low, steps), np.where(carry, unit + 1, unit)
     over = (np.ldexp(steps, unit) > f.top) | np.isinf(magnitude)
     field = np.where(steps < low, 0, unit + f.mantissa + f.bias)
-    code = (field.astype(np.int64) << f.mantissa) + (steps - np.where(steps < low, 0, low)).astype(np.int64)
+    steps = np.where(steps < low, steps, steps - low)  # without the hidden one
+    code = (field.astype(np.int64) << f.mantissa) + steps.astype(np.int64)
     infinity = _top_code(f) if f.saturate else _top_code(f) + 1
     code = np.where(over, infinity, code)
     signed = negative & ~(f.fnuz & (code == 0))
@@ -176,9 +177,7 @@ def _write(folder, inputs, expected, scalars, status, message):
 
 def _save(folder, name, array):
     """The .npy format, version 1.0, written by hand so that the bytes depend on nothing else."""
-    shape = "(%s)" % "".join("%d," % n for n in array.shape) if array.ndim != 1 else "(%d,)" % array.shape
-    if array.ndim > 1:
-        shape = "(%s)" % ", ".join(str(n) for n in array.shape)
+    shape = str(tuple(int(n) for n in array.shape))
     header = "{'descr': '%s', 'fortran_order': False, 'shape': %s, }" % (array.dtype.str, shape)
     header += " " * (-(len(header) + 11) % 64) + "\n"
     with open(os.path.join(folder, name + ".npy"), "wb") as f:
