@@ -1,0 +1,268 @@
+// Rows of a paged cache: for the tokens of one tile, pointers to `size` elements each, in the cache
+// where it has them, else copied into a buffer on the stack.
+//
+//   NHD, HND       consecutive elements, used in place
+//   packed keys    [size/x][block][x]: 16-byte pieces, used in place
+//   packed values  [size][block]: squares of 16 bytes by 16 bytes are transposed in registers
+//   other strides, odd blocks: element by element
+//   fp8            converted to f16 (exactly, up to a power of 2) where that is fast, else to float
+//
+// What is computed from the rows does not know where they came from: every layout has the same bits.
+// No element of a token that takes no part is converted or computed with; the copies may move it.
+#include <cstring>
+
+#include "cpu/paged_attention.h"
+#include "cpu/simd-inl.h"
+
+#if defined(KVOPS_CPU_PAGED_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVOPS_CPU_PAGED_ROWS_INL_H_
+#undef KVOPS_CPU_PAGED_ROWS_INL_H_
+#else
+#define KVOPS_CPU_PAGED_ROWS_INL_H_
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace kvops::cpu {
+namespace HWY_NAMESPACE {
+
+// What rows hold, and by what they are to be multiplied.
+template <class C>
+struct RowType {
+  using type = C;
+  static constexpr float gain = 1;
+};
+template <class C>
+requires IsFp8<C>
+struct RowType<C> {
+  static constexpr bool half = HWY_TARGET <= HWY_AVX2;
+  using type = std::conditional_t<half, f16, float>;
+  // e4m3 shifted into an f16 has the exponent bias 15 instead of its own.
+  static constexpr bool shifted = half && Fp8Traits<C>::kMantissa == 3;
+  static constexpr float gain = shifted ? float(1 << (15 - Fp8Traits<C>::kBias)) : 1.0f;
+};
+
+// Consecutive tokens of one block.
+struct Run {
+  int64_t block, first;  // first: slot within the block
+  int count;
+};
+
+inline constexpr int kTile = 64;  // tokens, at most
+constexpr int tile_tokens(int64_t size) { return size <= 128 ? 64 : size <= 256 ? 32 : 16; }
+
+// A tile's rows have at most 8192 elements; transposing may write up to 16 bytes' worth of tokens
+// past the last one.
+struct alignas(64) RowBuffers {
+  unsigned char rows[40 * 1024];
+  unsigned char codes[16 * 1024];
+};
+
+template <class U>
+using UnsignedOf = hn::TFromD<Storage<U, hn::ScalableTag<float>>>;
+
+// ---- fp8 ---------------------------------------------------------------------------------------
+
+// Lanes(d) codes to f16.
+template <class C, class D>
+HWY_INLINE void decode_to_f16(D d, const C* from, f16* to) {
+  const hn::Rebind<int8_t, D> d8;
+  const auto c = hn::PromoteTo(d, hn::LoadU(d8, reinterpret_cast<const int8_t*>(from)));
+  auto h = hn::ShiftLeft<8>(c);  // e5m2: the upper half of an f16
+  if constexpr (Fp8Traits<C>::kMantissa == 3) {
+    const auto magnitude = hn::Set(d, 0x7F);
+    h = hn::And(hn::ShiftLeft<7>(c), hn::Set(d, int16_t(0xBF80)));
+    const auto nan = Fp8Traits<C>::kFnuz ? hn::Eq(h, hn::Set(d, int16_t(0x8000)))
+                                         : hn::Eq(hn::And(c, magnitude), magnitude);
+    h = hn::IfThenElse(nan, hn::Set(d, int16_t(0x7E00)), h);
+  }
+  hn::StoreU(h, d, reinterpret_cast<int16_t*>(to));
+}
+
+// n: a multiple of 16.
+template <class C, class S>
+HWY_INLINE void decode_codes(const C* from, S* to, int64_t n) {
+  int64_t i = 0;
+  if constexpr (std::is_same_v<S, f16> && !std::is_same_v<C, f8_e5m2fnuz>) {
+    const hn::ScalableTag<int16_t> d;
+    const hn::CappedTag<int16_t, 16> least;
+    const auto lanes = int64_t(hn::Lanes(d));
+    for (; i + lanes <= n; i += lanes) decode_to_f16(d, from + i, to + i);
+    for (; i < n; i += int64_t(hn::Lanes(least))) decode_to_f16(least, from + i, to + i);
+  } else {
+    const hn::ScalableTag<float> d;
+    const auto lanes = int64_t(hn::Lanes(d));
+    for (; i < n; i += lanes) store(d, load(d, from + i), to + i);
+  }
+}
+
+// ---- transposing -------------------------------------------------------------------------------
+
+// A vector of 16-byte blocks, block i from p + i * stride bytes.
+template <class DU>
+HWY_INLINE hn::Vec<DU> load_blocks(DU du, const unsigned char* p, int64_t stride) {
+  constexpr size_t kBlocks = hn::MaxLanes(DU()) * sizeof(hn::TFromD<DU>) / 16;
+  if constexpr (kBlocks == 1) {
+    return hn::LoadU(du, reinterpret_cast<const hn::TFromD<DU>*>(p));
+  } else {
+    const hn::Half<DU> half;
+    return hn::Combine(du, load_blocks(half, p + int64_t(kBlocks / 2) * stride, stride),
+                       load_blocks(half, p, stride));
+  }
+}
+
+// Rows d, d+1, ... of 16 bytes (of one element each of consecutive tokens) -> one vector per token.
+// Interleaving vector i with vector i + n/2 moves the top bit of (vector, lane) to the bottom; after
+// as many times as an index has bits, vector and lane have changed places.
+template <class DU>
+HWY_INLINE void transpose_square(DU du, const unsigned char* from, int64_t stride,
+                                 hn::TFromD<DU>* to, int64_t pitch) {
+  constexpr int n = 16 / int(sizeof(hn::TFromD<DU>));
+  hn::Vec<DU> v[n], w[n];
+  for (int i = 0; i < n; ++i) v[i] = load_blocks(du, from + i * stride, n * stride);
+  for (int bit = 1; bit < n; bit *= 2) {
+    for (int i = 0; i < n / 2; ++i) {
+      w[2 * i] = hn::InterleaveLower(du, v[i], v[i + n / 2]);
+      w[2 * i + 1] = hn::InterleaveUpper(du, v[i], v[i + n / 2]);
+    }
+    for (int i = 0; i < n; ++i) v[i] = w[i];
+  }
+  for (int i = 0; i < n; ++i) hn::StoreU(v[i], du, to + i * pitch);
+}
+
+// [size][stride in elements] -> n rows of `size` elements, n = 16 bytes' worth of tokens.
+template <class DU>
+HWY_INLINE int64_t transpose_strip(DU du, const unsigned char* from, int64_t stride,
+                                   hn::TFromD<DU>* to, int64_t size, int64_t begin) {
+  constexpr auto step = int64_t(hn::MaxLanes(DU()));
+  for (; begin + step <= size; begin += step)
+    transpose_square(du, from + begin * stride, stride, to + begin, size);
+  if constexpr (hn::MaxLanes(DU()) * sizeof(hn::TFromD<DU>) > 16)
+    return transpose_strip(hn::Half<DU>(), from, stride, to, size, begin);
+  return begin;
+}
+
+// Cache lines that the next tile will need: line i of row r is rows[r] + i * step bytes. They are
+// asked for a few at a time between the arithmetic of this tile, which hides the memory's latency;
+// the hardware does not see where a block table leads.
+struct Ahead {
+  const char* rows[kTile];
+  int num_rows = 0, lines = 0;
+  int64_t step = 0;
+  int row = 0, line = 0;
+
+  void clear() { num_rows = row = line = 0; }
+  HWY_INLINE void fetch(int n) {
+    for (; n > 0 && row < num_rows; --n) {
+      hwy::Prefetch(rows[row] + line * step);
+      if (++line == lines) line = 0, ++row;
+    }
+  }
+};
+
+// ---- rows --------------------------------------------------------------------------------------
+
+// Where the elements of a row are: pieces of x, `piece` elements apart, or one after the other.
+enum class Lie { rows, pieces };
+
+// One of the two caches. Strides in elements: of blocks, heads, slots, elements 0 to x - 1 of a
+// piece, pieces of x. Values have no pieces: x is their size.
+template <class C>
+struct PagedCache {
+  using U = UnsignedOf<C>;
+  using S = typename RowType<C>::type;
+  static constexpr int kSquare = 16 / int(sizeof(C));  // tokens of a transposed square
+  const C* data;
+  int64_t block, head, slot, element, piece, x, size, slots;
+  bool in_rows, in_pieces, across;
+
+  PagedCache(const kvops_tensor& t, int64_t slot_axis, int64_t element_axis)
+      : data(static_cast<const C*>(t.data)),
+        block(t.stride[0]),
+        head(t.stride[1]),
+        slot(t.stride[slot_axis]),
+        element(t.stride[element_axis]),
+        piece(t.stride[2]),
+        x(t.shape[element_axis]),
+        size(t.rank == 5 ? t.shape[2] * x : x),
+        slots(t.shape[slot_axis]),
+        in_rows(element == 1 && (size <= x || piece == x)),
+        in_pieces(element == 1 && x == kSquare),
+        across(slot == 1 && size <= x) {}
+
+  const C* at(int64_t b, int64_t h, int64_t s) const {
+    return data + b * block + h * head + s * slot;
+  }
+  Lie lie() const { return !IsFp8<C> && in_pieces && !in_rows ? Lie::pieces : Lie::rows; }
+
+  // run.count rows of raw elements to `to`; may write up to kSquare - 1 rows more.
+  void copy(int64_t h, const Run& run, C* to) const {
+    const C* from = at(run.block, h, run.first);
+    int done = 0;
+    if (across) {
+      const hn::ScalableTag<U> du;
+      // Reading past the last token is fine as long as the block goes on.
+      for (; done < run.count && run.first + done + kSquare <= slots; done += kSquare)
+        transpose_strip(du, reinterpret_cast<const unsigned char*>(from + done),
+                        element * int64_t(sizeof(C)), reinterpret_cast<U*>(to + done * size), size,
+                        0);
+    }
+    for (; done < run.count; ++done)
+      for (int64_t i = 0; i < size; ++i)
+        to[done * size + i] = from[done * slot + i % x * element + i / x * piece];
+  }
+
+  void decode(const C* from, S* to) const {
+    if (in_rows || !in_pieces) return decode_codes(from, to, size);
+    for (int64_t i = 0; i < size; i += x, from += piece) decode_codes(from, to + i, x);
+  }
+
+  // What rows() or the arithmetic will read of the runs.
+  void look_ahead(int64_t h, const Run* runs, int num_runs, Ahead& ahead) const {
+    constexpr int64_t kLine = 64, kBytes = int64_t(sizeof(C));
+    ahead.clear();
+    auto narrow = [&](int64_t stride) { return stride > 0 && stride * kBytes < kLine; };
+    int64_t together = 1;  // tokens that the same lines hold
+    if (in_rows) {
+      ahead.step = kLine, ahead.lines = int(ceil_div(size * kBytes, kLine));
+    } else if (across) {
+      together = slots;
+      ahead.step = narrow(element) ? kLine : element * kBytes;
+      ahead.lines = int(narrow(element) ? ceil_div(size * element * kBytes, kLine) : size);
+    } else {
+      if (narrow(slot)) together = kLine / (slot * kBytes);
+      ahead.step = piece * kBytes, ahead.lines = int(size / x);
+    }
+    for (int r = 0; r < num_runs; ++r)
+      for (int64_t i = 0; i < runs[r].count; i += together)
+        ahead.rows[ahead.num_rows++] =
+            reinterpret_cast<const char*>(at(runs[r].block, h, runs[r].first + i));
+  }
+
+  // Pointers to the rows of all runs, whose elements lie as lie() says.
+  void rows(int64_t h, const Run* runs, int num_runs, RowBuffers& buffers, const S** out) const {
+    const bool direct = in_rows || in_pieces;
+    auto* copies = reinterpret_cast<C*>(IsFp8<C> ? buffers.codes : buffers.rows);
+    auto* floats = reinterpret_cast<S*>(buffers.rows);
+    for (int r = 0; r < num_runs; ++r) {
+      const C* row = direct ? at(runs[r].block, h, runs[r].first) : copies;
+      if (!direct) copy(h, runs[r], copies);
+      const int64_t step = direct ? slot : size;
+      for (int i = 0; i < runs[r].count; ++i, row += step) {
+        if constexpr (IsFp8<C>) {
+          decode(row, floats);
+          *out++ = floats;
+          floats += size;
+        } else {
+          *out++ = row;
+        }
+      }
+      if (!IsFp8<C> && !direct) copies += runs[r].count * size;
+    }
+  }
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvops::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif
