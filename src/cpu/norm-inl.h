@@ -4,6 +4,8 @@
 // ones after each such piece, so that rounding errors grow with d / (64 lanes) and not with d. Its
 // order depends on d and on the instruction set alone: the same row has the same bits in any batch,
 // at any address and with any strides.
+#include <cmath>
+
 #include "cpu/simd-inl.h"
 
 #if defined(KVOPS_CPU_NORM_INL_H_) == defined(HWY_TARGET_TOGGLE)

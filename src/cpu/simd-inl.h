@@ -7,6 +7,7 @@
 // Highway 1.0.3: DemoteTo(bf16) truncates, DemoteTo(f16) is right on AVX2 and AVX3 only (F16C), and
 // Ne(v, v) does not find NaN on AVX2 and AVX3 (IsNaN does): do not use them elsewhere.
 #include <concepts>
+#include <cstring>
 
 #include "core/dtype.h"
 #include "cpu/convert.h"
@@ -53,23 +54,25 @@ inline constexpr bool kMaskable = HWY_TARGET <= HWY_AVX3 ||
 template <class DU, class T>
 HWY_INLINE hn::Vec<DU> load_raw_n(DU du, const T* p, size_t n) {
   using U = hn::TFromD<DU>;
-  if constexpr (kMaskable<T>) {
+  if constexpr (kMaskable<U>) {
     return hn::MaskedLoad(hn::FirstN(du, n), du, reinterpret_cast<const U*>(p));
   } else {
     HWY_ALIGN U lanes[hn::MaxLanes(DU())] = {};
-    for (size_t i = 0; i < n; ++i) hwy::CopyBytes<sizeof(U)>(p + i, lanes + i);
+    for (size_t i = 0; i < n; ++i)
+      hwy::CopyBytes<sizeof(U)>(reinterpret_cast<const U*>(p) + i, lanes + i);
     return hn::Load(du, lanes);
   }
 }
 template <class DU, class T>
 HWY_INLINE void store_raw_n(DU du, hn::Vec<DU> v, T* p, size_t n) {
   using U = hn::TFromD<DU>;
-  if constexpr (kMaskable<T>) {
+  if constexpr (kMaskable<U>) {
     hn::BlendedStore(v, hn::FirstN(du, n), du, reinterpret_cast<U*>(p));
   } else {
     HWY_ALIGN U lanes[hn::MaxLanes(DU())];
     hn::Store(v, du, lanes);
-    for (size_t i = 0; i < n; ++i) hwy::CopyBytes<sizeof(U)>(lanes + i, p + i);
+    for (size_t i = 0; i < n; ++i)
+      hwy::CopyBytes<sizeof(U)>(lanes + i, reinterpret_cast<U*>(p) + i);
   }
 }
 
@@ -235,6 +238,60 @@ HWY_INLINE void store(D d, hn::Vec<D> v, T* p) {
 template <class D, class T>
 HWY_INLINE void store_n(D d, hn::Vec<D> v, T* p, size_t n) {
   store_raw_n(Storage<T, D>(), narrow<T>(d, v), p, n);
+}
+
+// Neighbours: a takes elements 0, 2, 4, ..., b takes 1, 3, 5, ... of 2 * Lanes(d), or of 2 * n.
+template <class D, class T>
+HWY_INLINE void split_pairs(D d, hn::Vec<Bits32<D>> pairs, T, hn::Vec<D>& a, hn::Vec<D>& b) {
+  const Bits32<D> du;
+  const auto low = hn::And(pairs, hn::Set(du, 0xFFFF)), high = hn::ShiftRight<16>(pairs);
+  a = widen(d, narrow_code<T>(d, low), T{});
+  b = widen(d, narrow_code<T>(d, high), T{});
+}
+template <class D>
+HWY_INLINE void split_pairs(D d, hn::Vec<Bits32<D>> pairs, bf16, hn::Vec<D>& a, hn::Vec<D>& b) {
+  a = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
+  b = hn::BitCast(d, hn::And(pairs, hn::Set(Bits32<D>(), 0xFFFF0000)));
+}
+template <class D, class T>
+HWY_INLINE void load_pairs(D d, const T* p, hn::Vec<D>& a, hn::Vec<D>& b) {
+  if constexpr (sizeof(T) == 4)
+    hn::LoadInterleaved2(d, p, a, b);
+  else
+    split_pairs(d, load_raw(Bits32<D>(), p), T{}, a, b);
+}
+template <class D, class T>
+HWY_INLINE void load_pairs_n(D d, const T* p, size_t n, hn::Vec<D>& a, hn::Vec<D>& b) {
+  if constexpr (sizeof(T) == 4) {
+    HWY_ALIGN float lanes[2 * hn::MaxLanes(D())] = {};
+    std::memcpy(lanes, p, 2 * n * sizeof(float));
+    hn::LoadInterleaved2(d, lanes, a, b);
+  } else {
+    split_pairs(d, load_raw_n(Bits32<D>(), p, n), T{}, a, b);
+  }
+}
+template <class T, class D>
+HWY_INLINE hn::Vec<Bits32<D>> join_pairs(D d, hn::Vec<D> a, hn::Vec<D> b) {
+  const Bits32<D> du;
+  const auto high = hn::ShiftLeft<16>(hn::PromoteTo(du, narrow<T>(d, b)));
+  return hn::Or(hn::PromoteTo(du, narrow<T>(d, a)), high);
+}
+template <class D, class T>
+HWY_INLINE void store_pairs(D d, hn::Vec<D> a, hn::Vec<D> b, T* p) {
+  if constexpr (sizeof(T) == 4)
+    hn::StoreInterleaved2(a, b, d, p);
+  else
+    store_raw(Bits32<D>(), join_pairs<T>(d, a, b), p);
+}
+template <class D, class T>
+HWY_INLINE void store_pairs_n(D d, hn::Vec<D> a, hn::Vec<D> b, T* p, size_t n) {
+  if constexpr (sizeof(T) == 4) {
+    HWY_ALIGN float lanes[2 * hn::MaxLanes(D())];
+    hn::StoreInterleaved2(a, b, d, lanes);
+    std::memcpy(p, lanes, 2 * n * sizeof(float));
+  } else {
+    store_raw_n(Bits32<D>(), join_pairs<T>(d, a, b), p, n);
+  }
 }
 
 // v rounded to T, as floats.

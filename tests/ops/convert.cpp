@@ -19,6 +19,7 @@
 #include "core/dtype.h"
 #include "cpu/convert.h"
 #include "cpu/isa.h"
+#include "harness/isas.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
@@ -122,17 +123,6 @@ bool same(T seen, uint32_t expected, float x) {
   return seen.bits == expected;
 }
 
-std::vector<Isa> isas() {
-  const std::string now = isa_name();
-  std::vector<Isa> all;
-  for (Isa isa : {Isa::scalar, Isa::sse4, Isa::avx2, Isa::avx3}) {
-    constexpr const char* kNames[] = {"scalar", "sse4", "avx2", "avx3"};
-    if (set_isa(kNames[int(isa)])) all.push_back(isa);
-  }
-  set_isa(now);
-  return all;
-}
-
 // Every f16 and bf16 as f32, both sides of every step of T, and values that go wrong easily.
 template <class T>
 std::vector<float> inputs() {
@@ -189,7 +179,7 @@ TEMPLATE_TEST_CASE("convert: every code has its value on every target", "[conver
     wrong += !same_number(to_float(codes[i]), expected[i]);
   }
   CHECK(wrong == 0);
-  for (Isa isa : isas()) {
+  for (Isa isa : usable_isas()) {
     std::vector<float> seen(codes.size());
     loader<T>(isa)(codes.data(), seen.data(), int64_t(codes.size()));
     for (size_t i = 0; i < codes.size(); ++i)
@@ -211,7 +201,7 @@ TEMPLATE_TEST_CASE("convert: rounds to the nearest code on every target", "[conv
     if (!wrong++) UNSCOPED_INFO("first at " << v[i] << ": " << scalar[i].bits);
   }
   CHECK(wrong == 0);
-  for (Isa isa : isas()) {
+  for (Isa isa : usable_isas()) {
     std::vector<T> seen(v.size());
     storer<T>(isa)(v.data(), seen.data(), int64_t(v.size()));
     for (size_t i = 0; i < v.size(); ++i)
@@ -226,7 +216,7 @@ TEMPLATE_TEST_CASE("convert: rounds to the nearest code on every target", "[conv
 TEMPLATE_TEST_CASE("convert: short loads and stores stay inside", "[convert]", float,
                    KVOPS_NARROW_TYPES) {
   using T = TestType;
-  for (Isa isa : isas()) {
+  for (Isa isa : usable_isas()) {
     for (int64_t n = 0; n <= 40; ++n) {
       // Blocks of exactly n elements: a sanitizer sees every byte beyond; the guards see writes.
       std::vector<float> numbers(size_t(n), 1.5f);

@@ -1,0 +1,45 @@
+// fatrelu_and_mul: out = RN_T((a <= RN_T(threshold) ? 0 : a) * b).
+// a, b: the halves of a row. A NaN in a is not <= anything and passes. One rounding.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/fatrelu_and_mul.cpp"
+#include <hwy/foreach_target.h>
+
+#include "cpu/gated-inl.h"
+
+// Everything that is compiled once only.
+#include "core/backend.h"
+#include "core/dispatch.h"
+#include "cpu/isa.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvops::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+
+struct Act {
+  double threshold;
+
+  template <class T, class D>
+  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
+    const auto least = hn::Set(d, to_float(from_float<T>(float(threshold))));
+    return hn::Mul(hn::IfThenZeroElse(hn::Le(a, least), a), b);
+  }
+};
+
+}  // namespace
+
+kvops_status fatrelu_and_mul(const kvops_fatrelu_and_mul_args& a) {
+  return dispatch("fatrelu_and_mul", "input", a.input.dtype, Floats{}, [&]<class T>() {
+    return gated<Pairing::split, T>(a.input, a.out, Act{a.threshold});
+  });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvops::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvops::cpu {
+KVOPS_CPU_EXPORT(fatrelu_and_mul)
+}  // namespace kvops::cpu
+#endif

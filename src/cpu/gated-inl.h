@@ -1,0 +1,88 @@
+// The frame of the gated activations: rows of 2d elements become rows of d.
+//
+// An activation is a struct with
+//   template <class T, class D> Vec<D> operator()(D d, Vec<D> g, Vec<D> u, T) const
+// which gives the result before the last rounding, from the first and the second half of a row
+// (split) or from its even and odd elements (interleaved). Rows are cut into pieces of columns, so
+// that one long row also keeps all threads busy. Elements are independent of each other: results do
+// not depend on how the work is cut.
+#include "cpu/math-inl.h"
+#include "cpu/simd-inl.h"
+
+#if defined(KVOPS_CPU_GATED_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVOPS_CPU_GATED_INL_H_
+#undef KVOPS_CPU_GATED_INL_H_
+#else
+#define KVOPS_CPU_GATED_INL_H_
+#endif
+
+#include "core/dispatch.h"
+#include "core/view.h"
+#include "cpu/parallel.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvops::cpu {
+namespace HWY_NAMESPACE {
+
+// x / (1 + exp(-x)).
+template <class D>
+HWY_INLINE hn::Vec<D> silu(D d, hn::Vec<D> x) {
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp(d, hn::Neg(x))));
+}
+
+template <class T, class Act>
+void gated_split(const T* g, const T* u, T* out, int64_t n, const Act& act) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = int64_t(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) store(d, act(d, load(d, g + i), load(d, u + i), T{}), out + i);
+  if (const auto m = size_t(n - i))
+    store_n(d, act(d, load_n(d, g + i, m), load_n(d, u + i, m), T{}), out + i, m);
+}
+
+template <class T, class Act>
+void gated_pairs(const T* in, T* out, int64_t n, const Act& act) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = int64_t(hn::Lanes(d));
+  auto g = hn::Zero(d), u = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    load_pairs(d, in + 2 * i, g, u);
+    store(d, act(d, g, u, T{}), out + i);
+  }
+  if (const auto m = size_t(n - i)) {
+    load_pairs_n(d, in + 2 * i, m, g, u);
+    store_n(d, act(d, g, u, T{}), out + i, m);
+  }
+}
+
+enum class Pairing { split, interleaved };
+
+template <Pairing pairing, class T, class Act>
+kvops_status gated(const kvops_tensor& input, const kvops_tensor& output, const Act& act) {
+  constexpr int64_t kColumns = 16384;  // in a piece at most: 96 KiB of 16-bit elements
+  const auto in = rows_view<const T>(input);
+  const auto out = rows_view<T>(output);
+  const int64_t columns = HWY_MIN(out.size, kColumns);
+  if (columns == 0) return KVOPS_OK;
+  const int64_t pieces = (out.size + columns - 1) / columns;
+  parallel_for(out.rows * pieces, rows_per_piece(3 * columns * int64_t(sizeof(T))),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t r = i / pieces, j = i % pieces * columns;
+                   const int64_t n = HWY_MIN(columns, out.size - j);
+                   const T* x = in.row(r);
+                   if constexpr (pairing == Pairing::split)
+                     gated_split(x + j, x + out.size + j, out.row(r) + j, n, act);
+                   else
+                     gated_pairs(x + 2 * j, out.row(r) + j, n, act);
+                 }
+               });
+  return KVOPS_OK;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvops::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif

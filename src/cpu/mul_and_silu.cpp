@@ -1,0 +1,41 @@
+// mul_and_silu: out = RN_T(a * RN_T(silu(b))), silu(x) = x / (1 + exp(-x)).
+// a, b: the halves of a row. In f32, RN_T(silu) within 3 ulp; see gated-inl.h for the mapping.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/mul_and_silu.cpp"
+#include <hwy/foreach_target.h>
+
+#include "cpu/gated-inl.h"
+
+// Everything that is compiled once only.
+#include "core/backend.h"
+#include "core/dispatch.h"
+#include "cpu/isa.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvops::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+
+struct Act {
+  template <class T, class D>
+  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
+    return hn::Mul(a, round_to<T>(d, silu(d, b)));
+  }
+};
+
+}  // namespace
+
+kvops_status mul_and_silu(const kvops_mul_and_silu_args& a) {
+  return dispatch("mul_and_silu", "input", a.input.dtype, Floats{},
+                  [&]<class T>() { return gated<Pairing::split, T>(a.input, a.out, Act{}); });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvops::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvops::cpu {
+KVOPS_CPU_EXPORT(mul_and_silu)
+}  // namespace kvops::cpu
+#endif
