@@ -1,0 +1,162 @@
+// Graph capture: in the strictest mode, as the first thing that the process does with a kernel, and
+// replayed after everything on the device has changed: slots, data and scales.
+#include <cuda_runtime_api.h>
+
+#include <catch2/catch.hpp>
+#include <numeric>
+#include <random>
+
+#include "device.h"
+
+using namespace test;
+
+namespace {
+
+// Captures body's calls on the stream; replays them as often as asked.
+class Graph {
+ public:
+  template <class F>
+  Graph(const Stream& stream, F&& body) : stream_(static_cast<cudaStream_t>(stream.get())) {
+    REQUIRE(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    body();
+    cudaGraph_t graph = nullptr;
+    REQUIRE(cudaStreamEndCapture(stream_, &graph) == cudaSuccess);
+    REQUIRE(cudaGraphInstantiate(&exec_, graph, 0) == cudaSuccess);
+    cudaGraphDestroy(graph);
+  }
+  ~Graph() { cudaGraphExecDestroy(exec_); }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void replay() {
+    REQUIRE(cudaGraphLaunch(exec_, stream_) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream_) == cudaSuccess);
+  }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+std::mt19937 generator(7);
+
+template <class T>
+void randomise_bf16(std::vector<T>& values) {
+  std::normal_distribution<float> normal;
+  for (auto& v : values) {
+    float x = normal(generator);
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    v = T(bits >> 16);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("graph: rms_norm is captured unprepared and follows its data") {
+  Stream stream;
+  Both<uint16_t> x(KVOPS_BF16, {33, 4096}), w(KVOPS_BF16, {4096}), y(KVOPS_BF16, {33, 4096});
+  kvops_rms_norm_args a = {sizeof a, x.on_gpu(stream), w.on_gpu(stream), y.on_gpu(stream), 1e-6};
+  Graph graph(stream, [&] { REQUIRE(kvops_rms_norm(&a) == KVOPS_OK); });
+  for (int replay = 0; replay < 3; ++replay) {
+    randomise_bf16(x.h);
+    randomise_bf16(w.h);
+    x.up(stream);
+    w.up(stream);
+    graph.replay();
+    auto captured = y.down(stream);
+    REQUIRE(kvops_rms_norm(&a) == KVOPS_OK);
+    CHECK(captured == y.down(stream));
+    kvops_rms_norm_args c = {sizeof c, x.on_cpu(), w.on_cpu(), y.on_cpu(), 1e-6};
+    REQUIRE(kvops_rms_norm(&c) == KVOPS_OK);
+    int far = 0;  // more than one unit in the last place from the CPU
+    for (size_t i = 0; i < captured.size(); ++i)
+      far += std::abs(int(int16_t(captured[i])) - int(int16_t(y.h[i]))) > 1;
+    CHECK(far == 0);
+  }
+}
+
+// Codes, copies and NVFP4 pages: bytes equal to the CPU's after every replay.
+static void check_flash(int64_t format, kvops_dtype cache, int64_t width) {
+  constexpr int64_t kTokens = 77, kHeads = 4, kSize = 64, kBlocks = 9, kBlock = 16;
+  Stream stream;
+  bool plain = format == KVOPS_FORMAT_PLAIN, wide = cache == KVOPS_BF16;
+  Both<uint16_t> key(KVOPS_BF16, {kTokens, kHeads, kSize}),
+      value(KVOPS_BF16, {kTokens, kHeads, kSize});
+  int64_t bytes = width * (wide ? 2 : 1);
+  // The caches are kept as bytes, whatever their dtype.
+  Both<uint8_t> k(KVOPS_U8, {kBlocks, kBlock, kHeads, bytes}),
+      v(KVOPS_U8, {kBlocks, kBlock, kHeads, bytes});
+  Both<int64_t> slots(KVOPS_I64, {kTokens}), faults(KVOPS_I64, {1});
+  Both<float> k_scale(KVOPS_F32, {1}), v_scale(KVOPS_F32, {1});
+  auto typed = [&](kvops_tensor t) {
+    int64_t shape[] = {kBlocks, kBlock, kHeads, width};
+    return kvops_dense(t.data, t.device, t.stream, cache, 4, shape);
+  };
+  kvops_reshape_and_cache_flash_args a = {sizeof a,
+                                          key.on_gpu(stream),
+                                          value.on_gpu(stream),
+                                          typed(k.on_gpu(stream)),
+                                          typed(v.on_gpu(stream)),
+                                          slots.on_gpu(stream),
+                                          k_scale.on_gpu(stream),
+                                          v_scale.on_gpu(stream),
+                                          faults.on_gpu(stream),
+                                          format,
+                                          plain ? KVOPS_V_SCALE_UNSET : KVOPS_V_SCALE_TRANSPOSED};
+  auto c = a;
+  c.key = key.on_cpu(), c.value = value.on_cpu();
+  c.key_cache = typed(k.on_cpu()), c.value_cache = typed(v.on_cpu());
+  c.slot_mapping = slots.on_cpu(), c.faults = faults.on_cpu();
+  c.k_scale = k_scale.on_cpu(), c.v_scale = v_scale.on_cpu();
+  k.up(stream);
+  v.up(stream);
+  faults.up(stream);
+  Graph graph(stream, [&] { REQUIRE(kvops_reshape_and_cache_flash(&a) == KVOPS_OK); });
+  for (int replay = 0; replay < 3; ++replay) {
+    randomise_bf16(key.h);
+    randomise_bf16(value.h);
+    std::vector<int64_t> all(kBlocks * kBlock);
+    std::iota(all.begin(), all.end(), 0);
+    std::shuffle(all.begin(), all.end(), generator);
+    std::copy_n(all.begin(), kTokens, slots.h.begin());
+    slots.h[3] = -1, slots.h[5] = kBlocks * kBlock, slots.h[70] = int64_t(1) << 40;
+    k_scale.h[0] = 0.013f * float(replay + 1), v_scale.h[0] = 0.021f;
+    key.up(stream);
+    value.up(stream);
+    slots.up(stream);
+    k_scale.up(stream);
+    v_scale.up(stream);
+    graph.replay();
+    REQUIRE(kvops_reshape_and_cache_flash(&c) == KVOPS_OK);
+    CHECK(k.down(stream) == k.h);
+    CHECK(v.down(stream) == v.h);
+    CHECK(faults.down(stream)[0] == 2 * (replay + 1));
+    CHECK(faults.h[0] == 2 * (replay + 1));
+  }
+}
+
+TEST_CASE("graph: reshape_and_cache_flash follows slots, data and scales") {
+  SECTION("bf16") { check_flash(KVOPS_FORMAT_PLAIN, KVOPS_BF16, 64); }
+  SECTION("fp8") { check_flash(KVOPS_FORMAT_PLAIN, KVOPS_F8_E4M3, 64); }
+  SECTION("nvfp4") { check_flash(KVOPS_FORMAT_NVFP4_4OVER6, KVOPS_U8, 36); }
+}
+
+TEST_CASE("graph: checks that synchronise are inert while a stream captures") {
+  Stream stream;
+  Both<uint16_t> key(KVOPS_BF16, {2, 1, 8}), cache(KVOPS_BF16, {1, 2, 1, 8});
+  Both<int64_t> slots(KVOPS_I64, {2});
+  slots.h = {0, 2};  // of 2
+  slots.up(stream);
+  kvops_reshape_and_cache_flash_args a = {};
+  a.struct_size = sizeof a;
+  a.key = key.on_gpu(stream), a.value = a.key;
+  a.key_cache = cache.on_gpu(stream), a.value_cache = cache.on_gpu(stream);
+  Both<uint16_t> other(KVOPS_BF16, {1, 2, 1, 8});
+  a.value_cache = other.on_gpu(stream);
+  a.slot_mapping = slots.on_gpu(stream);
+  REQUIRE(kvops_set_option("debug", "bounds,sync") == KVOPS_OK);
+  CHECK(kvops_reshape_and_cache_flash(&a) == KVOPS_INVALID_ARGUMENT);
+  Graph graph(stream, [&] { CHECK(kvops_reshape_and_cache_flash(&a) == KVOPS_OK); });
+  kvops_set_option("debug", "");
+  graph.replay();
+}

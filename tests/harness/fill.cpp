@@ -1,0 +1,132 @@
+// See fill.h. Values are made as bits, without the conversions of the library.
+#include "fill.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <sstream>
+
+extern "C" {
+#include "compare.h"
+}
+
+namespace harness {
+namespace {
+
+uint32_t float_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// Truncated: what is wanted is a number, not this number.
+uint64_t narrow(kvops_dtype dtype, float x) {
+  uint32_t bits = float_bits(x);
+  if (dtype == KVOPS_F32) return bits;
+  if (dtype == KVOPS_BF16) return bits >> 16;
+  int exponent = int(bits >> 23 & 255) - 127 + 15;
+  if (exponent <= 0) return bits >> 16 & 0x8000;
+  return (bits >> 16 & 0x8000) | uint64_t(exponent) << 10 | (bits >> 13 & 0x3FF);
+}
+
+}  // namespace
+
+Fill::Fill(const kvops_op_info& op, const Shapes& shapes, uint64_t seed)
+    : op_(op), shapes_(shapes), random_(seed) {
+  static constexpr Kind kKinds[] = {Kind::plain, Kind::plain, Kind::special, Kind::bits};
+  kind_ = kKinds[below(4)];
+  bad_indices_ = below(2);
+}
+
+// "index slot_mapping blocks*block", "blocks block_table blocks seq_lens"
+bool Fill::is_index(const kvops_arg_info& arg, const char* verb,
+                    std::vector<std::string>* words) const {
+  for (size_t r = 0; r < op_.num_rules; ++r) {
+    std::istringstream stream(op_.rules[r]);
+    words->clear();
+    for (std::string word; stream >> word;) words->push_back(word);
+    if (words->size() > 2 && (*words)[0] == verb && (*words)[1] == arg.name) return true;
+  }
+  return false;
+}
+
+int64_t Fill::index(int64_t bound) { return bound > 0 ? int64_t(below(uint64_t(bound))) : -1; }
+
+// Distinct, so that no two threads write one place; -1 when there are not enough.
+std::vector<int64_t> Fill::indices(int64_t count, int64_t bound) {
+  std::vector<int64_t> all(size_t(std::min<int64_t>(bound, std::max<int64_t>(4 * count, 64))));
+  std::iota(all.begin(), all.end(), std::max<int64_t>(0, bound - int64_t(all.size())));
+  std::shuffle(all.begin(), all.end(), random_);
+  all.resize(size_t(count), -1);
+  const int64_t bad[] = {-1, bound, int64_t(1) << 40, -(int64_t(1) << 50), INT64_MAX};
+  for (auto& i : all)
+    if (bad_indices_ && below(4) == 0) i = bad[below(5)];
+  return all;
+}
+
+// Any block may be named more than once; entries that no token needs are garbage.
+std::vector<int64_t> Fill::blocks(int64_t count, int64_t bound) {
+  std::vector<int64_t> all(static_cast<size_t>(count));
+  const int64_t bad[] = {-1, bound, INT32_MAX};
+  for (auto& i : all) i = bad_indices_ && below(16) == 0 ? bad[below(3)] : index(bound);
+  return all;
+}
+
+uint64_t Fill::number(kvops_dtype dtype) {
+  static constexpr float kSpecial[] = {0.0f,    -0.0f,    INFINITY, -INFINITY, NAN,   1e-40f,
+                                       -1e-45f, 65504.0f, 448.0f,   -57344.0f, 3e38f, 6e-8f};
+  if (kind_ == Kind::bits) return random_();
+  if (kind_ == Kind::special && below(64) == 0) return narrow(dtype, kSpecial[below(12)]);
+  static std::normal_distribution<float> normal;
+  return narrow(dtype, normal(random_));
+}
+
+uint64_t Fill::scale() {
+  static constexpr float kOdd[] = {0.0f, -0.5f, INFINITY, NAN, 1e-40f, 1e38f, 0x1p-61f, 0x1p60f};
+  static constexpr float kUsual[] = {1.0f, 0.1f, 7.0f / 128, 0.5f, 3.7e-3f, 0x1p-9f};
+  if (kind_ != Kind::plain && below(4) == 0) return float_bits(kOdd[below(8)]);
+  if (below(2)) return float_bits(kUsual[below(6)]);
+  return float_bits(std::ldexp(1 + float(below(1 << 23)) * 0x1p-23f, int(below(20)) - 14));
+}
+
+std::vector<uint8_t> Fill::values(const kvops_arg_info& arg, kvops_dtype dtype,
+                                  const std::vector<int64_t>& shape) {
+  int64_t count = 1, size = kvops_dtype_size(dtype);
+  for (auto e : shape) count *= e;
+  std::vector<uint8_t> bytes(size_t(count * size));
+  std::vector<std::string> words;
+  std::vector<int64_t> list;
+  double bound = 0;
+  if (is_index(arg, "index", &words) && shapes_.number(words[2], &bound)) {
+    list = indices(count, int64_t(bound));
+  } else if (is_index(arg, "blocks", &words) && shapes_.number(words[2], &bound)) {
+    list = blocks(count, int64_t(bound));
+  }
+  bool integer = dtype >= KVOPS_U8, cache = (arg.flags & 3) == 3;
+  bool scales = dtype == KVOPS_F32 && std::strstr(arg.name, "_scale");
+  for (int64_t i = 0; i < count; ++i) {
+    uint64_t bits = random_();
+    if (!list.empty()) {
+      bits = uint64_t(list[size_t(i)]);
+      if (dtype == KVOPS_I32)
+        bits = uint64_t(std::clamp<int64_t>(list[size_t(i)], INT32_MIN, INT32_MAX));
+    } else if (arg.flags & KVOPS_ARG_COUNTER) {
+      bits = 5;  // it is added to
+    } else if (scales) {
+      bits = scale();
+    } else if (!integer && !cache) {
+      if (size > 1) bits = number(dtype);
+      while (size == 1 && std::isnan(element_value(dtype, &bits))) bits = random_();
+    }
+    std::memcpy(&bytes[size_t(i * size)], &bits, size_t(size));
+  }
+  // Rows past the tokens of the call are not read.
+  double tokens = 0;
+  if (!std::strncmp(arg.shape, "padded", 6) && shapes_.number("tokens", &tokens) && shape[0])
+    std::fill(bytes.begin() + std::ptrdiff_t(bytes.size()) / shape[0] * int64_t(tokens),
+              bytes.end(), uint8_t(0xFF));
+  return bytes;
+}
+
+}  // namespace harness

@@ -1,0 +1,37 @@
+// Random values for the arguments of an operator: normal numbers, any bit patterns, special values;
+// indices that are distinct where they are written through, some of them bad; scales of all sizes.
+#pragma once
+#include <random>
+
+#include "shapes.h"
+
+namespace harness {
+
+class Fill {
+ public:
+  // Numbers of one call are of one kind: two calls in four are plain, one has special values strewn
+  // in (NaN, infinities, subnormals), one has any bits.
+  Fill(const kvops_op_info& op, const Shapes& shapes, uint64_t seed);
+
+  // The elements of an argument in C order, as bytes.
+  std::vector<uint8_t> values(const kvops_arg_info& arg, kvops_dtype dtype,
+                              const std::vector<int64_t>& shape);
+
+ private:
+  enum class Kind { plain, special, bits };
+  uint64_t below(uint64_t n) { return n ? random_() % n : 0; }
+  bool is_index(const kvops_arg_info& arg, const char* verb, std::vector<std::string>* words) const;
+  int64_t index(int64_t bound);
+  std::vector<int64_t> indices(int64_t count, int64_t bound);
+  std::vector<int64_t> blocks(int64_t count, int64_t bound);
+  uint64_t number(kvops_dtype dtype);
+  uint64_t scale();
+
+  const kvops_op_info& op_;
+  const Shapes& shapes_;
+  std::mt19937_64 random_;
+  Kind kind_ = Kind::plain;
+  bool bad_indices_ = false;
+};
+
+}  // namespace harness

@@ -1,0 +1,204 @@
+// Parses case lines and evaluates shapes. The grammar of an expression: sums of products of numbers,
+// symbols and parentheses, with + - * /.
+#include "shapes.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <sstream>
+
+namespace harness {
+namespace {
+
+using Lookup = std::function<bool(const std::string&, double*)>;
+
+struct Parser {
+  const char* at;
+  const Lookup& lookup;
+  bool ok = true;
+
+  double sum() {
+    double x = product();
+    while (*at == '+' || *at == '-') {
+      char sign = *at++;
+      double y = product();
+      x = sign == '+' ? x + y : x - y;
+    }
+    return x;
+  }
+  double product() {
+    double x = factor();
+    while (*at == '*' || *at == '/') {
+      char sign = *at++;
+      double y = factor();
+      x = sign == '*' ? x * y : x / y;
+    }
+    return x;
+  }
+  double factor() {
+    if (*at == '(') {
+      ++at;
+      double x = sum();
+      ok = ok && *at == ')';
+      if (*at) ++at;
+      return x;
+    }
+    if (std::isdigit(static_cast<unsigned char>(*at)) || *at == '-' || *at == '.') {
+      char* end;
+      double x = std::strtod(at, &end);
+      ok = ok && end != at;
+      at = end == at ? at + 1 : end;
+      return x;
+    }
+    std::string name;
+    while (std::isalnum(static_cast<unsigned char>(*at)) || *at == '_') name += *at++;
+    double x = 0;
+    ok = ok && !name.empty() && lookup(name, &x);
+    return x;
+  }
+};
+
+bool evaluate(const std::string& expression, const Lookup& lookup, double* value) {
+  Parser parser{expression.c_str(), lookup};
+  *value = parser.sum();
+  return parser.ok && !*parser.at;
+}
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
+  return parts;
+}
+
+std::vector<std::string> words(const std::string& text) {
+  std::vector<std::string> list;
+  std::istringstream stream(text);
+  for (std::string word; stream >> word;) list.push_back(word);
+  return list;
+}
+
+void add_combinations(const std::vector<std::string>& line, size_t at, ShapeCase c,
+                      std::vector<ShapeCase>* all) {
+  if (at == line.size()) return all->push_back(c);
+  auto equals = line[at].find('=');
+  auto key = line[at].substr(0, equals);
+  for (auto& value : split(line[at].substr(equals + 1), ',')) {
+    auto next = c;
+    next.value[key] = value;
+    next.text += (c.text.empty() ? "" : " ") + key + "=" + value;
+    add_combinations(line, at + 1, next, all);
+  }
+}
+
+}  // namespace
+
+kvops_dtype dtype_by_name(const std::string& name) {
+  for (kvops_dtype d = 1; kvops_dtype_size(d); ++d)
+    if (name == kvops_dtype_name(d)) return d;
+  return 0;
+}
+
+std::vector<ShapeCase> read_cases(const std::string& path, std::string* error) {
+  std::vector<ShapeCase> all;
+  std::ifstream file(path);
+  if (!file) *error = path + ": cannot be read";
+  int number = 0;
+  for (std::string line; std::getline(file, line);) {
+    ++number;
+    auto list = words(line.substr(0, line.find('#')));
+    if (list.empty()) continue;
+    for (size_t i = 1; i < list.size(); ++i) {
+      if (list[i].find('=') != std::string::npos) continue;
+      *error = path + ":" + std::to_string(number) + ": " + list[i] + " is no key=value";
+      return {};
+    }
+    ShapeCase c;
+    c.name = list[0];
+    add_combinations(list, 1, c, &all);
+  }
+  return all;
+}
+
+const std::string* Shapes::find(const std::string& key) const {
+  auto it = case_.value.find(key);
+  return it == case_.value.end() ? nullptr : &it->second;
+}
+
+bool Shapes::number(const std::string& expression, double* value) const {
+  Lookup lookup = [this](const std::string& name, double* x) {
+    auto* text = find(name);
+    return text && *text != name && number(*text, x);
+  };
+  return evaluate(expression, lookup, value);
+}
+
+double Shapes::scalar(const kvops_arg_info& arg) const {
+  auto* text = find(arg.name);
+  double value = 0;
+  if (text) {
+    if (arg.type[0]) return dtype_by_name(*text);
+    auto names = words(arg.shape);
+    for (size_t i = 0; i < names.size(); ++i)
+      if (names[i] == *text) return double(i);
+    return number(*text, &value) ? value : std::nan("");
+  }
+  if (arg.kind == KVOPS_ARG_INT && !std::strncmp(arg.shape, ">= ", 3))
+    value = std::atof(arg.shape + 3);
+  return value;
+}
+
+bool Shapes::present(const kvops_arg_info& arg) const {
+  auto* text = find(arg.name);
+  if (!(arg.flags & KVOPS_ARG_OPTIONAL)) return true;
+  if (arg.flags & (KVOPS_ARG_SIZED | KVOPS_ARG_COUNTER)) return text && *text != "none";
+  return !text || *text != "none";
+}
+
+kvops_dtype Shapes::dtype(const kvops_arg_info& arg) const {
+  for (auto* key : {find(arg.type), find("T")}) {
+    auto d = key ? dtype_by_name(*key) : 0;
+    if (d && arg.values >> d & 1) return d;
+  }
+  for (kvops_dtype d = 1; d < 64; ++d)
+    if (arg.values == uint64_t(1) << d) return d;
+  return 0;
+}
+
+bool Shapes::shape(const kvops_arg_info& arg, std::vector<int64_t>* extents) const {
+  auto* wanted = find(arg.name);
+  for (auto& alternative : split(arg.shape, '|')) {
+    auto list = words(alternative);
+    bool known = true, fits = !wanted;
+    extents->clear();
+    for (auto word : list) {
+      if (word.back() == '!') word.pop_back();
+      fits = fits || word == *wanted;
+      if (word == "[]") continue;
+      bool leading = word == "..." || word == "...0";
+      double value = 0;
+      known = known && number(leading ? std::string("n") : word, &value);
+      extents->push_back(int64_t(value));
+    }
+    if (known && fits) return true;
+  }
+  return false;
+}
+
+bool Shapes::complete(std::string* missing) const {
+  for (size_t i = 0; i < op_.num_args; ++i) {
+    auto& arg = *op_.args[i];
+    std::vector<int64_t> extents;
+    *missing = arg.name;
+    if (arg.kind != KVOPS_ARG_TENSOR) {
+      if (std::isnan(scalar(arg))) return false;
+    } else if (present(arg) && !(arg.flags & (KVOPS_ARG_SIZED | KVOPS_ARG_PLACE))) {
+      if (!dtype(arg) || !shape(arg, &extents)) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace harness
