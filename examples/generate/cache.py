@@ -1,0 +1,113 @@
+# The paged KV cache: one array for all layers, so that a block is one piece of memory and one copy
+# swaps it. A block holds, for every layer, its keys and then its values, in one of three layouts:
+#
+#   packed  K [kv_heads][size/x][block][x]   V [kv_heads][size][block]     x elements are 16 bytes
+#   nhd     K and V [block][kv_heads][size]
+#   hnd     K and V [kv_heads][block][size]
+#
+# Attention is told the layout by strides alone: an nhd or hnd cache is a permuted view of the packed
+# shape. An f32 or f8_e4m3 cache is read by f32 queries, a bf16 cache by bf16 ones.
+import kvops
+import ml_dtypes
+import numpy as np
+
+from .errors import UsageError
+
+LAYOUTS = ("packed", "nhd", "hnd")
+DTYPES = {
+    "f32": np.dtype(np.float32),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+}
+
+
+class PagedCache:
+    def __init__(self, config, blocks, block_size, host_blocks, dtype="f32", layout="nhd"):
+        self.dtype_name, self.layout, self.block_size = dtype, layout, block_size
+        self.dtype = DTYPES[dtype]
+        self.row_dtype = self.dtype if dtype == "bf16" else DTYPES["f32"]
+        self.config, self.scale = config, config.head_dim ** -0.5
+        x = 16 // self.dtype.itemsize
+        if config.head_dim % max(x, 8):
+            raise UsageError(f"the head size is {config.head_dim}, expected a multiple of "
+                             f"{max(x, 8)} (for a {dtype} cache)")
+        side = block_size * config.kv_heads * config.head_dim
+        shape = (blocks, config.layers, 2, side)
+        self.storage = np.zeros(shape, self.dtype)
+        self.host = np.zeros((host_blocks, *shape[1:]), self.dtype)
+        self.block_bytes = config.layers * 2 * side * self.dtype.itemsize
+        self.views = [self._views(self.storage[:, i], x) for i in range(config.layers)]
+        # One scale per tensor; e4m3 holds up to 448 with 1, far above what keys and values reach.
+        self.scales = None
+        if dtype == "f8_e4m3":
+            self.scales = np.ones(1, np.float32)
+
+    def _views(self, layer, x):
+        """((key, value) to write, (key, value) to read) of [blocks, 2, side]."""
+        c, block = self.config, self.block_size
+        key, value = layer[:, 0], layer[:, 1]
+        n, heads, size = len(layer), c.kv_heads, c.head_dim
+        if self.layout == "packed":
+            packed = (key.reshape(n, heads, size // x, block, x),
+                      value.reshape(n, heads, size, block))
+            return packed, packed
+        if self.layout == "nhd":
+            rows = [side.reshape(n, block, heads, size) for side in (key, value)]
+        else:
+            rows = [side.reshape(n, heads, block, size).swapaxes(1, 2) for side in (key, value)]
+        key, value = rows
+        pieces = key.reshape(n, block, heads, size // x, x)
+        return rows, (pieces.transpose(0, 2, 3, 1, 4), value.transpose(0, 2, 3, 1))
+
+    def _row(self, x):
+        return x if x.dtype == self.row_dtype else x.astype(self.row_dtype)
+
+    def write(self, layer, key, value, slots):
+        """Row i of key and value becomes slot slots[i] of the layer."""
+        key_cache, value_cache = self.views[layer][0]
+        operator = kvops.reshape_and_cache
+        if self.layout != "packed":
+            operator = kvops.reshape_and_cache_flash
+        operator(key=self._row(key), value=self._row(value), key_cache=key_cache,
+                 value_cache=value_cache, slot_mapping=slots, k_scale=self.scales,
+                 v_scale=self.scales)
+
+    def attend(self, layer, query, batch):
+        """f32 [rows, heads, size]: every row attends to the tokens of its table row.
+
+        The first batch.sharing rows belong to sequences that share a prefix: they attend to the
+        prefix and to the rest apart, and the two results are merged by their log-sum-exps.
+        """
+        query = self._row(query)
+        n, heads, m = len(query), query.shape[1], batch.sharing
+        out = np.empty(query.shape, self.row_dtype)
+        lse = np.empty((n, heads), np.float32) if m else None
+        self._paged(layer, query, batch.table, batch.lengths, out, lse)
+        if m:
+            prefix = np.empty((m, *query.shape[1:]), self.row_dtype)
+            prefix_lse = np.empty((m, heads), np.float32)
+            self._paged(layer, query[:m], batch.prefix_table, batch.prefix_lengths, prefix,
+                        prefix_lse)
+            kvops.merge_attn_states(prefix_output=prefix, prefix_lse=prefix_lse.T,
+                                    suffix_output=out[:m], suffix_lse=lse[:m].T, out=out[:m])
+        return out.astype(np.float32, copy=False)
+
+    def _paged(self, layer, query, table, lengths, out, lse):
+        key_cache, value_cache = self.views[layer][1]
+        kvops.paged_attention_v1(query=query, key_cache=key_cache, value_cache=value_cache,
+                                 block_table=table, seq_lens=lengths, out=out, lse=lse,
+                                 k_scale=self.scales, v_scale=self.scales, scale=self.scale)
+
+    def swap_out(self, pairs):
+        """Copies cache blocks to host blocks: pairs of (cache block, host block)."""
+        self._swap(self.storage, self.host, pairs)
+
+    def swap_in(self, pairs):
+        """Copies host blocks to cache blocks: pairs of (host block, cache block)."""
+        self._swap(self.host, self.storage, pairs)
+
+    def _swap(self, source, target, pairs):
+        if pairs:
+            kvops.swap_blocks(src=source.view(np.uint8), dst=target.view(np.uint8),
+                              block_mapping=np.array(pairs, np.int64),
+                              block_size_in_bytes=self.block_bytes)
