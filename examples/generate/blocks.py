@@ -1,7 +1,7 @@
-# Who owns which block. A block is free, or held by as many sequences as its count says. A full block
-# can be published under a key that names its tokens and all before them; sequences that begin with
-# the same tokens then share it instead of computing it again. A freed block keeps its key until it
-# is taken for something else, the one freed longest ago first.
+# Who owns which block. A block is free, or held by as many sequences as its count says. A full
+# block can be published under a key that names its tokens and all before them; sequences that begin
+# with the same tokens then share it instead of computing it again. A freed block keeps its key
+# until it is taken for something else, the one freed longest ago first.
 import hashlib
 from collections import OrderedDict
 

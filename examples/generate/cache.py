@@ -5,8 +5,8 @@
 #   nhd     K and V [block][kv_heads][size]
 #   hnd     K and V [kv_heads][block][size]
 #
-# Attention is told the layout by strides alone: an nhd or hnd cache is a permuted view of the packed
-# shape. An f32 or f8_e4m3 cache is read by f32 queries, a bf16 cache by bf16 ones.
+# Attention is told the layout by strides alone: an nhd or hnd cache is a permuted view of the
+# packed shape. An f32 or f8_e4m3 cache is read by f32 queries, a bf16 cache by bf16 ones.
 import kvops
 import ml_dtypes
 import numpy as np

@@ -191,8 +191,8 @@ def run(a):
     if a.threads:
         kvops.set_num_threads(a.threads)
     folder = checkpoint.find(a.model)
-    tokenizer = checkpoint.read_tokenizer(folder)
-    model = llama.Llama(checkpoint.read_config(folder), checkpoint.Weights(folder))
+    config, tokenizer = checkpoint.read_config(folder), checkpoint.read_tokenizer(folder)
+    model = llama.Llama(config, checkpoint.Weights(folder))
     engine = Engine(model, Options(
         blocks=a.blocks or 0, block_size=a.block_size, host_blocks=a.host_blocks,
         batch_tokens=a.batch_tokens, concurrency=a.concurrency, dtype=a.kv_dtype,

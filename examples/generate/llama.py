@@ -4,8 +4,8 @@
 # libkvops; the matrix products are NumPy's. Activations are f32.
 #
 #   residual = embed[token]
-#   per layer:  x = norm(residual);         qkv = x Wqkv;  rotate q, k;  write k, v;  x = attend(q) Wo
-#               x = norm(residual += x);    x = silu(x Wgate) * (x Wup) Wdown;         residual += x
+#   per layer:  x = norm(residual);       qkv = x Wqkv; rotate q, k; write k, v; x = attend(q) Wo
+#               x = norm(residual += x);  x = (silu(x Wgate) * (x Wup)) Wdown;   residual += x
 #   logits = norm(residual) Whead, for the rows that are asked for
 import math
 from dataclasses import dataclass

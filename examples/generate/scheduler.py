@@ -1,10 +1,10 @@
 # Continuous batching: which tokens of which sequences run in the next step.
 #
 # Running sequences come first, the oldest first: one token each, or, while their prompt is not in
-# the cache yet, a chunk of it, within batch_tokens a step. When blocks run out, the youngest running
-# sequence is preempted: its blocks are swapped out to the host pool, or, if that is full, dropped
-# and computed again later. With room left, swapped sequences return, then waiting ones start,
-# sharing the full blocks that others with the same beginning have computed.
+# the cache yet, a chunk of it, within batch_tokens a step. When blocks run out, the youngest
+# running sequence is preempted: its blocks are swapped out to the host pool, or, if that is full,
+# dropped and computed again later. With room left, swapped sequences return, then waiting ones
+# start, sharing the full blocks that others with the same beginning have computed.
 from collections import deque
 from dataclasses import dataclass, field
 

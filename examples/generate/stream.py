@@ -1,5 +1,5 @@
-# Showing text while it is generated: tokens to text as soon as it is certain, and many sequences one
-# after the other, in the order of their prompts, although they are generated side by side.
+# Showing text while it is generated: tokens to text as soon as it is certain, and many sequences
+# one after the other, in the order of their prompts, although they are generated side by side.
 
 
 class TextStream:

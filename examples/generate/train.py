@@ -154,7 +154,8 @@ def train(c, device):
 def save(model, c, out):
     from safetensors.torch import save_file
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {"model.embed_tokens.weight": model.embed.weight, "model.norm.weight": model.norm.weight}
+    tensors = {"model.embed_tokens.weight": model.embed.weight,
+               "model.norm.weight": model.norm.weight}
     for i, layer in enumerate(model.layers):
         for name, p in layer.named_parameters():
             inner = "self_attn." if name[1:7] == "_proj." else "mlp." if "_proj" in name else ""
