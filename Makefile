@@ -23,7 +23,7 @@ build:
 
 demo: setup
 	@$(MAKE) --no-print-directory build CMAKE_FLAGS="-DKVOPS_TESTS=OFF -DKVOPS_HIP=OFF $(CMAKE_FLAGS)" BUILD=build-demo
-	KVOPS_LIBRARY=build-demo/libkvops.so $(PYTHON) examples/generate/main.py "$(PROMPT)"
+	KVOPS_LIBRARY=build-demo/libkvops.so $(PYTHON) examples/generate "$(PROMPT)"
 
 check: setup-all build test
 
