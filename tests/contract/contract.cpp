@@ -117,7 +117,8 @@ int main(int argc, char** argv) {
     ++(c.legal ? n.good : n.bad);
     run_line(c, verbose);
     if (!c.legal) continue;
-    for (auto& d : derive(c.call)) run_derived(d, c.line), ++n.derived;
+    for (auto& base : {c.call, with_all(c.call)})
+      for (auto& d : derive(base)) run_derived(d, c.line), ++n.derived;
   }
   Counts sum;
   size_t num_ops;

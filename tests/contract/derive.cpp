@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <sstream>
 
+#include "contract/shapes.h"
+
 using std::string;
 
 namespace {
@@ -192,25 +194,13 @@ struct Deriver {
     add(Expect::free, a, at + "2^62", u);
   }
 
-  // The dimensions whose stride the row fixes, as docs/testing.md's harness reads them: those with
-  // "!" in some alternative of this rank.
+  // Does the row fix the stride of this dimension in some, or in all alternatives of this rank?
   bool packed(const kvops_arg_info* a, const kvops_tensor& t, int axis, bool all) const {
     bool any = false, every = true;
-    std::istringstream alternatives(a->shape);
-    for (string text; std::getline(alternatives, text, '|');) {
-      std::istringstream words(text);
-      std::vector<string> dims;
-      int open = -1;
-      for (string w; words >> w;) {
-        if (w == "[]") continue;
-        if (w == "..." || w == "...!" || w[0] == '*') open = int(dims.size());
-        dims.push_back(w);
-      }
-      int count = int(dims.size());
-      if (open < 0 ? count != t.rank : t.rank < count - 1) continue;
-      int d = open < 0 || axis < open ? axis : std::max(open, axis + count - t.rank);
-      bool mark = dims[size_t(d)].back() == '!';
-      any |= mark, every &= mark;
+    for (auto& shape : alternatives(a)) {
+      auto* d = dim_of(shape, axis, t.rank);
+      if (!d) continue;
+      any |= d->packed, every &= d->packed;
     }
     return all ? any && every : any;
   }
@@ -279,13 +269,84 @@ struct Deriver {
       if (a->values || typed)
         add_integer(v < 0 || v > 63 || !(a->values >> v & 1) ? Expect::refused : Expect::free, a,
                     v);
-      else if (v < 3)
+      else if (v < 6)
         add_integer(
             string(a->shape).starts_with(">= ") && v < std::stoll(string(a->shape).substr(3))
                 ? Expect::refused
                 : Expect::free,
             a, v);
     }
+  }
+
+  // Every alternative of the row, as its names say, and off by one in each dimension.
+  void shapes(const kvops_arg_info* a, const Names& names) {
+    if (a->flags & KVOPS_ARG_PLACE || !base.present(a)) return;
+    auto list = alternatives(a);
+    if (list.size() < 2) return;
+    for (auto& shape : list) {
+      auto extents = names.extents(shape);
+      for (int axis = -1; extents && axis < int(extents->size()); ++axis) {
+        auto other = *extents;
+        if (axis >= 0) ++other[size_t(axis)];
+        auto t = base.tensor(a);
+        set_shape(t, other);
+        add(Expect::free, a, "another alternative", t);
+      }
+    }
+  }
+
+  // All arguments of one dtype rule with another dtype.
+  void retype(const string& type) {
+    for (int64_t d = 1; d < 12; ++d) {
+      list.push_back({base, Expect::free, base.op->args[0], type + " is " + std::to_string(d)});
+      auto& call = list.back().call;
+      for (size_t i = 0; i < base.op->num_args; ++i) {
+        auto* a = base.op->args[i];
+        if (type != a->type) continue;
+        auto t = base.tensor(a);
+        t.dtype = kvops_dtype(d);
+        if (a->kind == KVOPS_ARG_INT) call.put(a, d);
+        if (a->kind == KVOPS_ARG_TENSOR && base.present(a)) call.put(a, t);
+      }
+    }
+  }
+
+  // All extents of one name with another value.
+  void resize(const string& name, int64_t value) {
+    Names names(base);
+    names.values[name] = value;
+    list.push_back({base, Expect::free, base.op->args[0], name + " is " + std::to_string(value)});
+    auto& call = list.back().call;
+    for (size_t i = 0; i < base.op->num_args; ++i) {
+      auto* a = base.op->args[i];
+      if (a->kind == KVOPS_ARG_INT && name == a->name) call.put(a, value);
+      if (a->kind != KVOPS_ARG_TENSOR || !base.present(a)) continue;
+      auto t = base.tensor(a);
+      for (auto& shape : alternatives(a)) {
+        auto extents = names.extents(shape);
+        bool named = std::any_of(shape.begin(), shape.end(), [&](auto& d) {
+          return d.text.find(name) != string::npos;
+        });
+        if (!extents || !named || extents->size() != size_t(t.rank)) continue;
+        set_shape(t, *extents);
+        call.put(a, t);
+        break;
+      }
+    }
+  }
+
+  void together() {
+    Names names(base);
+    std::vector<string> types;
+    for (size_t i = 0; i < base.op->num_args; ++i) {
+      auto* a = base.op->args[i];
+      if (a->kind == KVOPS_ARG_TENSOR) shapes(a, names);
+      if (*a->type && std::find(types.begin(), types.end(), a->type) == types.end())
+        types.push_back(a->type);
+    }
+    for (auto& type : types) retype(type);
+    for (auto& [name, value] : names.values)
+      for (int64_t other : {int64_t{0}, value + 1, 2 * value}) resize(name, other);
   }
 
   void run() {
@@ -308,5 +369,31 @@ struct Deriver {
 std::vector<Derived> derive(const ArgsCall& base) {
   Deriver d{base, {}};
   d.run();
+  d.together();
   return std::move(d.list);
+}
+
+// The base with every optional tensor that it can have, too.
+ArgsCall with_all(const ArgsCall& base) {
+  ArgsCall call = base;
+  for (size_t i = 0; i < base.op->num_args; ++i) {
+    auto* a = base.op->args[i];
+    if (a->kind != KVOPS_ARG_TENSOR || !(a->flags & KVOPS_ARG_OPTIONAL) || call.present(a)) continue;
+    Names names(call);
+    names.values.emplace("bytes", 4096);
+    for (auto& shape : alternatives(a)) {
+      auto extents = names.extents(shape);
+      ArgsCall more = call;
+      kvops_tensor t = {};
+      t.data = base.address(a), t.device = {KVOPS_CPU, 0};
+      for (int d = 1; extents && d < 12 && !call.present(a); ++d) {
+        if (!(a->values >> d & 1)) continue;
+        t.dtype = d;
+        set_shape(t, *extents);
+        more.put(a, t);
+        if (!kvops_call(more.op->name, more.bytes.data())) call = more;
+      }
+    }
+  }
+  return call;
 }

@@ -15,3 +15,6 @@ struct Derived {
 };
 
 std::vector<Derived> derive(const ArgsCall& base);
+
+// The call with all the optional tensors that it may have besides.
+ArgsCall with_all(const ArgsCall& base);
