@@ -311,10 +311,13 @@ struct Deriver {
     }
   }
 
-  // All extents of one name with another value.
+  // All extents of one name with another value, or, without a name, of all names.
   void resize(const string& name, int64_t value) {
     Names names(base);
     names.values[name] = value;
+    for (auto& [other, n] : names.values)
+      if (name.empty() && !base.find(other)) n = value;
+    if (name.empty()) std::fill(names.group.begin(), names.group.end(), value);
     list.push_back({base, Expect::free, base.op->args[0], name + " is " + std::to_string(value)});
     auto& call = list.back().call;
     for (size_t i = 0; i < base.op->num_args; ++i) {
@@ -325,7 +328,7 @@ struct Deriver {
       for (auto& shape : alternatives(a)) {
         auto extents = names.extents(shape);
         bool named = std::any_of(shape.begin(), shape.end(), [&](auto& d) {
-          return d.text.find(name) != string::npos;
+          return d.text.find(name) != string::npos;  // "" is found everywhere
         });
         if (!extents || !named || extents->size() != size_t(t.rank)) continue;
         set_shape(t, *extents);
@@ -345,6 +348,7 @@ struct Deriver {
         types.push_back(a->type);
     }
     for (auto& type : types) retype(type);
+    resize("", 0);
     for (auto& [name, value] : names.values)
       for (int64_t other : {int64_t{0}, value + 1, 2 * value}) resize(name, other);
   }

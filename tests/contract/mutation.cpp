@@ -23,6 +23,7 @@ struct Table {
   std::vector<Rule> rules;
   std::vector<Shape> shapes;
   std::vector<Dim> dims;
+  std::vector<Term> terms;
   std::vector<std::string_view> symbols;
 
   explicit Table(const Contract& c) : contract(c) {
@@ -33,6 +34,11 @@ struct Table {
     shapes.assign(c.shapes, c.shapes + num_shapes);
     for (auto& s : shapes) num_dims = std::max<size_t>(num_dims, size_t(s.first) + s.count);
     dims.assign(c.dims, c.dims + num_dims);
+    size_t num_terms = 0;
+    auto count = [&](Expr e) { num_terms = std::max<size_t>(num_terms, size_t(e.first) + e.count); };
+    for (auto& d : dims) count(d.terms);
+    for (auto& r : rules) count(r.lhs), count(r.rhs);
+    terms.assign(c.terms, c.terms + num_terms);
     symbols.assign(c.symbols, c.symbols + c.num_symbols);
   }
   Table(const Table&) = delete;
@@ -40,12 +46,16 @@ struct Table {
   const Contract& get() {
     contract.args = args, contract.rules = rules;
     contract.shapes = shapes.data(), contract.dims = dims.data();
+    contract.terms = terms.data();
     contract.symbols = symbols.data(), contract.num_symbols = int(symbols.size());
     return contract;
   }
-  int fresh_symbol() {
+  // A dimension of any extent: a name that is said nowhere else.
+  void forget(Dim& d) {
+    d.kind = Dim::symbol, d.value = int(symbols.size());
+    d.terms = {uint8_t(terms.size()), 1};
     symbols.push_back("unbound");
-    return int(symbols.size()) - 1;
+    terms.push_back({Op::symbol, d.value});
   }
   // What shapes remember about their dimensions.
   void refresh() {
@@ -68,7 +78,7 @@ struct Mutant {
 struct Result {
   kvops_status status;
   string argument;
-  bool empty = false, sized = false;
+  bool empty = false, sized = false, sized_optional = false;
   bool operator==(const Result&) const = default;
 };
 
@@ -84,7 +94,8 @@ Result hold(const Contract& c, const Probe& p) {
   kvops_clear_error();
   Result r;
   r.status = bind(c, p.args.data(), Mode::run, bound);
-  if (!r.status) r.empty = bound.empty, r.sized = bound.sized != nullptr;
+  if (!r.status)
+    r.empty = bound.empty, r.sized = bound.sized != nullptr, r.sized_optional = bound.sized_optional;
   if (!r.status && p.bounds)
     r.status = check_indices(c, p.args.data(), *kCpuBackend.device, bound);
   kvops_error e = {};
@@ -144,9 +155,7 @@ struct Mutator {
       if (dim.kind == Dim::group)
         add(name + "any", [d](Table& t) { t.dims[d].kind = Dim::wildcard; });
       if (dim.kind < Dim::group && c.num_symbols < kMaxSymbols)
-        add(name + "any", [d](Table& t) {
-          t.dims[d].kind = Dim::symbol, t.dims[d].value = t.fresh_symbol();
-        });
+        add(name + "any", [d](Table& t) { t.forget(t.dims[d]); });
       if (!(c.args[i].flags & KVOPS_ARG_PLACE))
         add(name + (dim.packed ? "not dense" : "dense"), [d](Table& t) { t.dims[d].packed ^= true; });
     }
@@ -232,8 +241,8 @@ void bounds_probes(const Contract& c, const ArgsCall& base, std::vector<Probe>& 
     auto* a = base.find(c.args[r.arg].name);
     if (!base.present(a) || has_strange_strides(base.tensor(a))) return;
     auto t = base.tensor(a);
-    t.data = filled(t, 0);
-    zero.put(a, t), any = true;
+    if (zero.tensor(a).data == t.data) t.data = filled(t, 0), zero.put(a, t);
+    any = true;
     if (r.kind != RuleKind::blocks) continue;
     auto* lengths = base.find(c.args[r.other].name);
     t = base.tensor(lengths);
@@ -269,9 +278,84 @@ std::vector<Probe> probes_of(const Contract& c, const std::vector<Case>& cases) 
   return probes;
 }
 
-// Mutants that bind() cannot tell from the original, whatever the call.
-const char* equivalent(const Contract&, const string& name) {
-  if (name.ends_with("\"1\" dense")) return "the stride of an extent of 1 is not read";
+// ---- mutants that no call can tell from the original -------------------------------------------
+
+bool typed(const Arg& a) { return a.kind == Kind::tensor || a.kind == Kind::dtype; }
+
+// Do all rows but one of the arguments that carry a dtype have another variable, so that it binds
+// nothing?
+bool alone_with_variable(const Contract& c, const Arg& a) {
+  for (auto& b : c.args)
+    if (&b != &a && typed(b) &&
+        (b.types.var == a.types.var || (a.types.var == Var::t && b.types.or_t)))
+      return false;
+  return true;
+}
+
+// An earlier argument that is always there has fixed the dtype of this one.
+bool fixed_before(const Contract& c, const Arg& a) {
+  for (auto& b : c.args) {
+    if (&b == &a) return false;
+    if (typed(b) && b.types.var == a.types.var && a.types.var != Var::none &&
+        !(b.flags & KVOPS_ARG_OPTIONAL))
+      return true;
+  }
+  return false;
+}
+
+// A name that only this row has, at most once in each alternative: it is compared with nothing.
+bool said_once(const Contract& c, const Arg& a, std::string_view name) {
+  auto says = [&](Expr e) {
+    int n = 0;
+    for (int i = e.first; i < e.first + e.count; ++i)
+      n += c.terms[i].op == Op::symbol && c.symbols[c.terms[i].value] == name;
+    return n;
+  };
+  for (auto& b : c.args) {
+    if (b.kind == Kind::integer && b.name == name) return false;
+    for (int s = b.first; s < b.first + b.count; ++s) {
+      int n = 0;
+      auto& shape = c.shapes[s];
+      for (int d = shape.first; d < shape.first + shape.count; ++d) n += says(c.dims[d].terms);
+      if (n > (&b == &a)) return false;
+    }
+  }
+  for (auto& r : c.rules)
+    if (r.kind != RuleKind::index && r.kind != RuleKind::blocks && (says(r.lhs) || says(r.rhs)))
+      return false;
+  return true;
+}
+
+bool writes_more(const Contract& c, const Arg& a) {
+  for (auto& b : c.args)
+    if (&b != &a && b.flags & KVOPS_ARG_WRITTEN && !(b.flags & KVOPS_ARG_SIZED)) return true;
+  return false;
+}
+
+const char* equivalent(const Contract& c, const string& mutant) {
+  if (mutant.ends_with("\"1\" dense")) return "the stride of an extent of 1 is not read";
+  for (auto& a : c.args) {
+    string prefix = string(a.name) + ": ";
+    if (!mutant.starts_with(prefix)) continue;
+    string what = mutant.substr(prefix.size());
+    if (what == "not counter" && !writes_more(c, a)) return "nothing else is written";
+    if (what == "of any of its dtypes" && alone_with_variable(c, a))
+      return "no other row has this variable";
+    if (what.starts_with("with ") && fixed_before(c, a)) return "an earlier row fixes the dtype";
+    if (what[0] == '"' && what.ends_with("\" any") &&
+        said_once(c, a, std::string_view(what).substr(1, what.size() - 6)))
+      return "no other row has this name";
+    for (auto& r : c.rules) {
+      string rule = r.text;
+      if (what.starts_with("with ") && r.form == Form::is && c.args.data() + r.arg == &a &&
+          rule == string(a.name) + " is float")
+        return "rules name its dtypes in every case";
+      if (what == "\"m\" any" && rule == "numel(" + string(a.name) + ") == numel(input_scale)")
+        return "its size is that of another argument";
+      if (what.starts_with("from ") && a.low > 0 && rule.starts_with(string(a.name) + " % "))
+        return "no number below is a multiple of what a rule demands";
+    }
+  }
   return nullptr;
 }
 

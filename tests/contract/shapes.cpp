@@ -50,11 +50,26 @@ Names::Names(const ArgsCall& call) {
         if (!d) break;
         if (d->text == "..." && first_group) group.push_back(t.shape[axis]);
         if (is_name(d->text) && !d->open()) values.emplace(d->text, t.shape[axis]);
+        if (!is_name(d->text)) solve(d->text, t.shape[axis]);
       }
       has_group |= grouped && t.rank >= int(shape.size()) - 1;
     }
   }
   if (has_group) values.emplace("...0", group.empty() ? 1 : group[0]);
+}
+
+void Names::solve(const string& expression, int64_t extent) {
+  size_t at = expression.find_first_of("+*/");
+  if (at == string::npos || expression.find_first_of("+-*/", at + 1) != string::npos) return;
+  string left = expression.substr(0, at), right = expression.substr(at + 1);
+  auto a = evaluate(left), b = evaluate(right);
+  if (!a == !b) return;
+  auto known = a ? *a : *b;
+  auto& unknown = a ? right : left;
+  char op = expression[at];
+  if (op == '+') values[unknown] = extent - known;
+  if (op == '*' && known && extent % known == 0) values[unknown] = extent / known;
+  if (op == '/' && b) values[unknown] = extent * known;
 }
 
 // Products and quotients from left to right, sums of them.

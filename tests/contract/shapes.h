@@ -27,6 +27,8 @@ struct Names {
   bool has_group = false;
 
   explicit Names(const ArgsCall& call);
+  // Finds the one unknown name of "a*b", "a+b" or "a/b".
+  void solve(const std::string& expression, int64_t extent);
   std::optional<int64_t> evaluate(const std::string& expression) const;
   // nullopt: a name in it has no value.
   std::optional<std::vector<int64_t>> extents(const ShapeText& shape) const;
