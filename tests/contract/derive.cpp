@@ -382,7 +382,8 @@ ArgsCall with_all(const ArgsCall& base) {
   ArgsCall call = base;
   for (size_t i = 0; i < base.op->num_args; ++i) {
     auto* a = base.op->args[i];
-    if (a->kind != KVOPS_ARG_TENSOR || !(a->flags & KVOPS_ARG_OPTIONAL) || call.present(a)) continue;
+    if (a->kind != KVOPS_ARG_TENSOR || !(a->flags & KVOPS_ARG_OPTIONAL) || call.present(a))
+      continue;
     Names names(call);
     names.values.emplace("bytes", 4096);
     for (auto& shape : alternatives(a)) {

@@ -35,7 +35,9 @@ struct Table {
     for (auto& s : shapes) num_dims = std::max<size_t>(num_dims, size_t(s.first) + s.count);
     dims.assign(c.dims, c.dims + num_dims);
     size_t num_terms = 0;
-    auto count = [&](Expr e) { num_terms = std::max<size_t>(num_terms, size_t(e.first) + e.count); };
+    auto count = [&](Expr e) {
+      num_terms = std::max<size_t>(num_terms, size_t(e.first) + e.count);
+    };
     for (auto& d : dims) count(d.terms);
     for (auto& r : rules) count(r.lhs), count(r.rhs);
     terms.assign(c.terms, c.terms + num_terms);
@@ -95,9 +97,9 @@ Result hold(const Contract& c, const Probe& p) {
   Result r;
   r.status = bind(c, p.args.data(), Mode::run, bound);
   if (!r.status)
-    r.empty = bound.empty, r.sized = bound.sized != nullptr, r.sized_optional = bound.sized_optional;
-  if (!r.status && p.bounds)
-    r.status = check_indices(c, p.args.data(), *kCpuBackend.device, bound);
+    r.empty = bound.empty, r.sized = bound.sized != nullptr,
+    r.sized_optional = bound.sized_optional;
+  if (!r.status && p.bounds) r.status = check_indices(c, p.args.data(), *kCpuBackend.device, bound);
   kvops_error e = {};
   e.struct_size = sizeof e;
   kvops_get_error(&e);
@@ -157,7 +159,8 @@ struct Mutator {
       if (dim.kind < Dim::group && c.num_symbols < kMaxSymbols)
         add(name + "any", [d](Table& t) { t.forget(t.dims[d]); });
       if (!(c.args[i].flags & KVOPS_ARG_PLACE))
-        add(name + (dim.packed ? "not dense" : "dense"), [d](Table& t) { t.dims[d].packed ^= true; });
+        add(name + (dim.packed ? "not dense" : "dense"),
+            [d](Table& t) { t.dims[d].packed ^= true; });
     }
   }
 
