@@ -9,6 +9,12 @@
 extern "C" {
 #endif
 
+// fp8 codes, here and in every operator: a value is divided by its scale (one f32 division, not a
+// multiplication by 1 / scale) and rounded once, half to even, subnormals kept. Beyond the largest
+// finite code lies that code. OCP dtypes: so does an infinity, any NaN is 0x7F, zeros keep their
+// sign. fnuz dtypes: infinities and NaN are 0x80, zero has no sign. Scales are read from the device
+// and not checked: the division is IEEE's. All back ends write the same bytes.
+
 // kvops_cache_format: how a cached row is laid out. All but PLAIN live in U8 tensors.
 enum {
   KVOPS_FORMAT_PLAIN = 0,         // one element per value; the dtype of the cache says the rest

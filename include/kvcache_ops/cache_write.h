@@ -2,10 +2,11 @@
 // Writing new keys and values into paged KV caches.
 // T: f32 f16 bf16. Cache: T, or an fp8 dtype with its scale.
 //
-// A slot s names token s % block of block s / block. Slots outside [0, blocks * block) are never
-// written: negative ones are skipped, larger ones are faults. Of two tokens with the same slot one
-// wins, per 16-byte group. slot_mapping may be shorter than the rows of key: the rows past it are
-// not read. Nothing outside the written rows is touched.
+// A slot s names token s % block of block s / block; block 0 is like any other. Slots outside [0,
+// blocks * block) are never written: negative ones are padding, of larger ones each entry counts as
+// one fault. Of two tokens with the same slot one wins, per 16-byte group. slot_mapping may be
+// shorter than the rows of key: the rows past it are not read. Nothing outside the written rows is
+// touched. Addresses need the alignment of their elements, no more.
 #ifndef KVCACHE_OPS_CACHE_WRITE_H_
 #define KVCACHE_OPS_CACHE_WRITE_H_
 
@@ -21,7 +22,7 @@ typedef struct kvops_reshape_and_cache_args {
   kvops_tensor key;           // [>= tokens, heads, size]           T
   kvops_tensor value;         // as key                             T
   kvops_tensor key_cache;     // [blocks, heads, size/x, block, x]  Cache; x elements are 16 bytes
-  kvops_tensor value_cache;   // [blocks, heads, size, block]       Cache
+  kvops_tensor value_cache;   // [blocks, heads, size, block]       Cache; both: any strides
   kvops_tensor slot_mapping;  // [tokens]                           i64
   kvops_tensor k_scale;       // [] or [1]                          f32; opt unless Cache is fp8
   kvops_tensor v_scale;       // [] or [1]                          f32; opt unless Cache is fp8
@@ -36,6 +37,10 @@ typedef struct kvops_reshape_and_cache_args {
 //
 //   one (block, head) of key_cache:    o0: k0..k[x-1] | o1: k0..k[x-1] | ...  then kx.. of every o
 //   one (block, head) of value_cache:  v0: o0 o1 ... | v1: o0 o1 ... | ...
+//
+// That is the dense layout; all strides of the caches are read. A flash cache [blocks, block,
+// heads, size] with strides (sb, st, sh, 1) is a key_cache with strides (sb, sh, x, st, 1) and a
+// value_cache with strides (sb, sh, 1, st).
 KVOPS_API kvops_status kvops_reshape_and_cache(const kvops_reshape_and_cache_args* args);
 
 typedef struct kvops_reshape_and_cache_flash_args {
@@ -69,8 +74,10 @@ typedef struct kvops_reshape_and_cache_flash_args {
 //   w = S == 0 ? 0 : 1 / RN(S * (1 / G)),  code = e2m1(RN(x * w)), half to even, saturating
 //
 // NaN enters amax only if all 16 are NaN, and codes as 6. NVFP4_4OVER6 also tries c = 1/4 and keeps
-// it where the sum of squared errors is strictly smaller. Scale bytes are equal on all backends;
-// codes may differ by one step where the hardware reciprocal is used.
+// it where the sum of (decode(code) * RN(1 / w) - x)^2 is strictly smaller: in f32, rounded after
+// every operation, (e0^2 + e1^2), + (e2^2 + e3^2), ...; e = x where w = 0. Reciprocals are
+// correctly rounded: all backends write the same bytes. Under a k_scale that is not positive and
+// finite the codes mean nothing.
 KVOPS_API kvops_status
 kvops_reshape_and_cache_flash(const kvops_reshape_and_cache_flash_args* args);
 

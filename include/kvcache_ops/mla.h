@@ -29,7 +29,7 @@ typedef struct kvops_concat_and_cache_mla_args {
 //
 //   PLAIN         conv(kv_c[t], kv_scale) | conv(k_pe[t], kv_scale)
 //
-//   FP8_DS_MLA    [0, 512) codes sat(x / s[k]) of kv_c | [512, 528) f32 s[k] of elements 128k ..
+//   FP8_DS_MLA    [0, 512) e4m3(x / s[k]) of kv_c | [512, 528) f32 s[k] of elements 128k ..
 //                 | [528, 656) the bits of k_pe
 //                 POW2: s = 2^ceil(log2(max(RN(amax / C), 1e-4))), exact
 //                 AMAX: s = max(RN(amax / C), 2^-126)

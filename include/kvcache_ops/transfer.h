@@ -19,10 +19,11 @@ typedef struct kvops_swap_blocks_args {
 
 // Block block_mapping[i][0] of src is copied, as bytes, to block block_mapping[i][1] of dst, for
 // i = 0, 1, ... in this order. Block b starts at byte b * block_size_in_bytes of its tensor and
-// must end within the bytes that the tensor spans; shapes, strides and dtypes matter no further.
-// All pairs are checked before the first copy: INVALID_ARGUMENT names the first bad one. A copy
-// into pageable CPU memory is complete on return; the others are stream-ordered, and only they may
-// be captured. A graph replays the pairs of the captured call.
+// must end within the bytes from the first element of its tensor to the end of the last; shapes,
+// strides and dtypes matter no further. A block onto itself is no copy. All pairs are checked
+// before the first copy: INVALID_ARGUMENT names the first bad one. A copy into pageable CPU memory
+// is complete on return; the others are stream-ordered, and only they may be captured. A graph
+// replays the pairs of the captured call.
 KVOPS_API kvops_status kvops_swap_blocks(const kvops_swap_blocks_args* args);
 
 typedef struct kvops_swap_blocks_batch_args {
@@ -36,9 +37,10 @@ typedef struct kvops_swap_blocks_batch_args {
 
 // sizes[i] bytes from src_ptrs[i] to dst_ptrs[i] for all i. The batch is ordered on the stream, its
 // copies are not ordered among themselves and must not depend on each other. Works on the default
-// stream, for any number of copies. A negative size is INVALID_ARGUMENT before any copy; addresses
-// cannot be checked. kvops_get_error() names the first copy that failed. Set
-// is_src_access_order_any only for sources that nothing on the device still writes (CPU to device).
+// stream, for any number of copies. A negative size, or an address of 0 where the size is not, is
+// INVALID_ARGUMENT before any copy; other addresses cannot be checked. kvops_get_error() names the
+// first copy that failed. Set is_src_access_order_any only for sources that nothing on the device
+// still writes (CPU to device).
 KVOPS_API kvops_status kvops_swap_blocks_batch(const kvops_swap_blocks_batch_args* args);
 
 typedef struct kvops_convert_fp8_args {
@@ -48,7 +50,8 @@ typedef struct kvops_convert_fp8_args {
   double scale;      // rounded to f32; > 0
 } kvops_convert_fp8_args;
 
-// float -> fp8: dst = sat(src / scale).  fp8 -> float: dst = RN_T(decode(src) * scale).
+// float -> fp8: dst = fp8(src / scale), see cache_format.h. fp8 -> float: dst = RN_T(p) of the f32
+// product p = RN(decode(src) * scale); f16 overflows to infinity. One side must be fp8, one not.
 KVOPS_API kvops_status kvops_convert_fp8(const kvops_convert_fp8_args* args);
 
 #ifdef __cplusplus

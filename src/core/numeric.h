@@ -4,7 +4,7 @@
 //   encode<F>(y)   round half to even, subnormals kept; |y| above the largest finite value gives
 //                  that value with the sign of y. OCP formats: so does Inf, NaN gives 0x7F, -0
 //                  stays. fnuz formats: Inf and NaN give 0x80, zero has no sign.
-//   quantise       encode(RN(x / scale)): a division, because x * (1 / scale) differs in a few codes
+//   quantise       encode(RN(x / scale)): a division; x * (1 / scale) gives some other codes
 #pragma once
 #include "core/dtype.h"
 #include "core/view.h"

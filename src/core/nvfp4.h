@@ -1,6 +1,6 @@
 // NVFP4: 16 elements as e2m1 codes under one e4m3 scale, and where both stand in a page.
 //
-//   page of one side (K or V):  codes of all rows | scales of all rows     block*heads*9*size/16 bytes
+//   page of one side (K or V):  codes of all rows | scales of all rows
 //   row of (o, h):              o * heads + h  (NHD)  or  h * block + o  (HND)
 //   transposed scales:          tiles of 4 tokens x size/16 groups, turned: readers on sm_100
 //

@@ -1,7 +1,7 @@
 // convert_fp8: dst = fp8(src / scale), or dst = RN_T(decode(src) * scale), element by element.
 //
-// Dimensions are taken in the order of dst's strides and merged where both tensors allow it, so that
-// dense tensors of any permutation are one run. Threads share the elements.
+// Dimensions are taken in the order of dst's strides and merged where both tensors allow it: dense
+// tensors of any permutation are one run. Threads share the elements.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/convert_fp8.cpp"
 #include <hwy/foreach_target.h>

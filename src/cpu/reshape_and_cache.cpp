@@ -1,8 +1,8 @@
 // reshape_and_cache: rows of new keys and values into the x-packed cache, or any view of another.
 //
 //   key_cache   [blocks][heads][size/x][block][x]   groups of 16 bytes, one token after the other
-//   value_cache [blocks][heads][size][block]        a row lies across: tokens that fill neighbouring
-//                                                   positions are turned in tiles of 16 x 16 bytes
+//   value_cache [blocks][heads][size][block]        a row lies across: tokens of neighbouring
+//                                                   positions are turned in square tiles
 //
 // A thread takes some tokens; runs of them within one block are written together. Where the strides
 // make a row contiguous (a flash cache seen as [blocks, heads, size/x, block, x]) it is one copy.

@@ -50,6 +50,28 @@ kvops_tensor value_view(const kvops_tensor& t) {
                 {t.stride[0], t.stride[2], 1, t.stride[1]});
 }
 
+// Packed, NHD and HND caches of both sides, w bytes per element.
+bool same_elements(const Shape& s, int64_t w, const vector<uint8_t> (&memory)[5][2]) {
+  const int64_t x = 16 / w;
+  bool same = true;
+  for (int64_t b = 0; b < s.blocks; ++b)
+    for (int64_t o = 0; o < s.block; ++o)
+      for (int64_t h = 0; h < s.heads; ++h)
+        for (int64_t d = 0; d < s.size; ++d) {
+          const int64_t in_packed[] = {
+              (((b * s.heads + h) * (s.size / x) + d / x) * s.block + o) * x + d % x,
+              ((b * s.heads + h) * s.size + d) * s.block + o};
+          const int64_t in_nhd = ((b * s.block + o) * s.heads + h) * s.size + d;
+          const int64_t in_hnd = ((b * s.heads + h) * s.block + o) * s.size + d;
+          for (int side = 0; side < 2; ++side) {
+            auto* first = memory[0][side].data() + in_packed[side] * w;
+            same &= !std::memcmp(first, memory[1][side].data() + in_nhd * w, size_t(w));
+            same &= !std::memcmp(first, memory[2][side].data() + in_hnd * w, size_t(w));
+          }
+        }
+  return same;
+}
+
 }  // namespace
 
 TEST_CASE("reshape_and_cache: every head of a wide model is written") {
@@ -114,23 +136,7 @@ TEST_CASE("packed, NHD and HND caches hold the same elements") {
       CHECK((memory[i][0] == memory[i + 2][0]));
       CHECK((memory[i][1] == memory[i + 2][1]));
     }
-    bool same = true;
-    for (int64_t b = 0; b < s.blocks; ++b)
-      for (int64_t o = 0; o < s.block; ++o)
-        for (int64_t h = 0; h < s.heads; ++h)
-          for (int64_t d = 0; d < s.size; ++d) {
-            const int64_t in_packed[] = {
-                (((b * s.heads + h) * (s.size / x) + d / x) * s.block + o) * x + d % x,
-                ((b * s.heads + h) * s.size + d) * s.block + o};
-            const int64_t in_nhd = ((b * s.block + o) * s.heads + h) * s.size + d;
-            const int64_t in_hnd = ((b * s.heads + h) * s.block + o) * s.size + d;
-            for (int side = 0; side < 2; ++side) {
-              auto* first = memory[0][side].data() + in_packed[side] * w;
-              same &= !std::memcmp(first, memory[1][side].data() + in_nhd * w, size_t(w));
-              same &= !std::memcmp(first, memory[2][side].data() + in_hnd * w, size_t(w));
-            }
-          }
-    CHECK(same);
+    CHECK(same_elements(s, w, memory));
   }
 }
 
@@ -154,7 +160,7 @@ TEST_CASE("keys and values may have layouts of their own") {
     }
 }
 
-TEST_CASE("K|V packed in one row, in blocks with padding, at odd addresses") {
+TEST_CASE("K and V in one row, in blocks with padding, at odd addresses") {
   for (int64_t size : {1, 33, 46, 80, 128}) {
     const Shape s = {7, 2, size, 3, 4};
     // Sources are head slices of a fused projection, one element off; blocks are 11 too long.
@@ -184,55 +190,59 @@ TEST_CASE("K|V packed in one row, in blocks with padding, at odd addresses") {
   }
 }
 
-TEST_CASE("slots below 0 are skipped, slots past the cache are counted, in every writer") {
+// Calls a writer of tokens of which one has a slot, and two have slots past the cache of 12
+// positions of `bytes` each: that many bytes of the cache change, and none around it.
+template <class Args, class F>
+void check_slots(kvops_status (*call)(const Args*), Args args, int64_t bytes, F&& set_cache) {
   const int64_t capacity = 12, far = int64_t{1} << 40;
   const vector<int64_t> slot = {-1, capacity - 1, capacity, far, -far};
+  vector<uint8_t> memory(size_t(64 + capacity * bytes + 64), 0xEE);
+  int64_t faults = 40;
+  args.slot_mapping = slots(slot), args.faults = tensor(&faults, KVOPS_I64, {1});
+  set_cache(args, memory.data() + 64);
+  CHECK_OK(call(&args));
+  CHECK(faults == 42);
+  auto untouched = [](uint8_t b) { return b == 0xEE; };
+  auto begin = memory.begin() + 64, end = begin + capacity * bytes;
+  CHECK(std::all_of(memory.begin(), begin, untouched));
+  CHECK(std::all_of(end, memory.end(), untouched));
+  CHECK(std::count_if(begin, end, untouched) == (capacity - 1) * bytes);
+  args.faults = {};
+  CHECK_OK(call(&args));  // works without a counter, too
+}
+
+TEST_CASE("slots below 0 are skipped, slots past the cache are counted, in every writer") {
   vector<uint16_t> source(5 * 2 * 576, 0x3F80);
   const float scale = 1;
   auto one = tensor(const_cast<float*>(&scale), KVOPS_F32, {1});
-  auto check = [&](auto call, auto args, int64_t bytes, int64_t entry, auto set_cache) {
-    vector<uint8_t> memory(size_t(64 + capacity * bytes + 64), 0xEE);
-    int64_t faults = 40;
-    args.slot_mapping = slots(slot), args.faults = tensor(&faults, KVOPS_I64, {1});
-    set_cache(args, memory.data() + 64);
-    CHECK_OK(call(&args));
-    CHECK(faults == 42);
-    auto untouched = [](uint8_t b) { return b == 0xEE; };
-    auto begin = memory.begin() + 64, end = begin + capacity * bytes;
-    CHECK(std::all_of(memory.begin(), begin, untouched));
-    CHECK(std::all_of(end, memory.end(), untouched));
-    CHECK(std::count_if(begin, end, untouched) == capacity * bytes - entry);
-    args.faults = {};
-    CHECK_OK(call(&args));  // works without a counter, too
-  };
   auto p = make<Packed>();
   p.key = p.value = tensor(source, KVOPS_BF16, {5, 2, 16});
-  check(kvops_reshape_and_cache, p, 2 * 2 * 16 * 2, 2 * 2 * 16 * 2, [](Packed& a, uint8_t* m) {
+  check_slots(kvops_reshape_and_cache, p, 2 * 2 * 16 * 2, [](Packed& a, uint8_t* m) {
     a.key_cache = tensor(m, KVOPS_BF16, {3, 2, 2, 4, 8});
     a.value_cache = tensor(m + 12 * 2 * 16 * 2, KVOPS_BF16, {3, 2, 16, 4});
   });
   auto f = make<Flash>();
   f.key = f.value = tensor(source, KVOPS_BF16, {5, 2, 16}), f.k_scale = f.v_scale = one;
-  check(kvops_reshape_and_cache_flash, f, 2 * 2 * 16, 2 * 2 * 16, [](Flash& a, uint8_t* m) {
+  check_slots(kvops_reshape_and_cache_flash, f, 2 * 2 * 16, [](Flash& a, uint8_t* m) {
     a.key_cache = tensor(m, KVOPS_F8_E4M3, {3, 4, 2, 16});
     a.value_cache = tensor(m + 12 * 2 * 16, KVOPS_F8_E4M3, {3, 4, 2, 16});
   });
   f.format = KVOPS_FORMAT_NVFP4, f.v_scale_layout = KVOPS_V_SCALE_TRANSPOSED;
-  check(kvops_reshape_and_cache_flash, f, 2 * 2 * 9, 2 * 2 * 9, [](Flash& a, uint8_t* m) {
+  check_slots(kvops_reshape_and_cache_flash, f, 2 * 2 * 9, [](Flash& a, uint8_t* m) {
     a.key_cache = tensor(m, KVOPS_U8, {3, 4, 2, 9});
     a.value_cache = tensor(m + 12 * 2 * 9, KVOPS_U8, {3, 4, 2, 9});
   });
   auto mla = make<Mla>();
   mla.kv_c = tensor(source, KVOPS_BF16, {5, 512}), mla.k_pe = tensor(source, KVOPS_BF16, {5, 64});
-  check(kvops_concat_and_cache_mla, mla, 1152, 1152, [](Mla& a, uint8_t* m) {
+  check_slots(kvops_concat_and_cache_mla, mla, 1152, [](Mla& a, uint8_t* m) {
     a.kv_cache = tensor(m, KVOPS_BF16, {3, 4, 576});
   });
   mla.format = KVOPS_FORMAT_FP8_DS_MLA;
-  check(kvops_concat_and_cache_mla, mla, 656, 656, [](Mla& a, uint8_t* m) {
+  check_slots(kvops_concat_and_cache_mla, mla, 656, [](Mla& a, uint8_t* m) {
     a.kv_cache = tensor(m, KVOPS_U8, {3, 4, 656});
   });
   mla.format = KVOPS_FORMAT_NVFP4_DS_MLA;
-  check(kvops_concat_and_cache_mla, mla, 352, 352, [](Mla& a, uint8_t* m) {
+  check_slots(kvops_concat_and_cache_mla, mla, 352, [](Mla& a, uint8_t* m) {
     a.kv_cache = tensor(m, KVOPS_U8, {3, 4, 352});
   });
 }

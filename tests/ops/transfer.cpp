@@ -1,5 +1,5 @@
-// convert_fp8 on all inputs against the definition of the codes; swap_blocks and its batch: merging,
-// order, errors, many copies.
+// convert_fp8 on all inputs against the definition of the codes; swap_blocks and its batch:
+// merging, order, errors, many copies.
 #include <algorithm>
 #include <array>
 #include <cmath>

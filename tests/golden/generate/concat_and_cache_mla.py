@@ -57,17 +57,20 @@ def fp8_record(source, rule, encoding):
             ratio = amax(tiles, 0) / F32(largest)
             if rule == 0:  # exact: the mantissa of frexp is in [0.5, 1)
                 mantissa, exponent = np.frexp(np.maximum(ratio, F32(1e-4)))
-                scale = np.where(np.isinf(ratio), np.inf, np.ldexp(1.0, exponent - (mantissa == 0.5)))
+                power = np.ldexp(1.0, exponent - (mantissa == 0.5))
+                scale = np.where(np.isinf(ratio), np.inf, power)
             else:
                 scale = np.maximum(ratio, F32(2.0**-126))
         scale = scale.astype("<f4")
         latent = quantise(tiles, scale[..., None], codes).reshape(-1, 512)
-        return np.concatenate([latent, raw(scale), raw(encode(k_pe, source).astype("<u2"))], -1)
+        rope = raw(encode(k_pe, source).astype("<u2"))
+        return np.concatenate([latent, raw(scale), rope], -1)
     return entries
 
 
 def fp8_ds(name, source, rule, encoding):
-    case(name, source, "u8", 512, 64, fp8_record(source, rule, encoding), kv=mla_values(name, source),
+    case(name, source, "u8", 512, 64, fp8_record(source, rule, encoding),
+         kv=mla_values(name, source),
          scalars={"format": 3, "scale_rule": rule, "fp8_encoding": encoding})
 
 

@@ -32,8 +32,8 @@ for wide, scale in SCALES.items():
     for narrow in FP8:
         random = random_state(OP, wide, narrow)
         x = values(random, (3, 2, 37), wide)
-        case("%s-%s" % (wide, narrow[3:]), tensor(wide, x), Bits(narrow, quantise(x, scale, narrow)),
-             scale)
+        case("%s-%s" % (wide, narrow[3:]), tensor(wide, x),
+             Bits(narrow, quantise(x, scale, narrow)), scale)
         codes = np.arange(256).reshape(4, 2, 32)
         with np.errstate(all="ignore"):
             product = decode(codes, narrow).astype(F32) * F32(scale)

@@ -56,7 +56,8 @@ def packed(name, source, heads, size, block, rule, layout):
         scale = np.float32(3.5 / 448)
         inputs[side], inputs[side[0] + "_scale"] = tensor(source, x), tensor("f32", [scale])
         rows[side + "_cache"] = nvfp4(x, scale, rule == 2)
-        caches[side + "_cache"] = Bits("u8", filler(random, (blocks, block, heads, 9 * groups), "u8"))
+        page = (blocks, block, heads, 9 * groups)
+        caches[side + "_cache"] = Bits("u8", filler(random, page, "u8"))
 
     def put(side, page, o, row, t):
         page, start = page.reshape(-1), block * heads * size // 2

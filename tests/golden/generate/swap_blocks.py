@@ -18,7 +18,8 @@ def case(name, dtype, src_shape, dst_shape, pairs, block_bytes, in_place=False):
     to = result.reshape(-1).view(np.uint8)
     source = to if in_place else src.array.reshape(-1).view(np.uint8)
     for a, b in pairs:
-        to[b * block_bytes:(b + 1) * block_bytes] = source[a * block_bytes:(a + 1) * block_bytes].copy()
+        block = source[a * block_bytes:(a + 1) * block_bytes].copy()
+        to[b * block_bytes:(b + 1) * block_bytes] = block
     inputs = {"src": same_as("dst") if in_place else src, "dst": dst,
               "block_mapping": Bits("i64", np.array(pairs, np.int64).reshape(-1, 2))}
     save_case(OP, name, inputs, {"dst": Bits(dtype, result)}, {"block_size_in_bytes": block_bytes})
@@ -31,7 +32,8 @@ def bad(name, pairs, message, src_blocks=8, dst_blocks=6):
               scalars={"block_size_in_bytes": 24}, status="KVOPS_INVALID_ARGUMENT", message=message)
 
 
-case("two-tensors", "bf16", (8, 2, 3, 5), (6, 2, 3, 5), [(0, 5), (7, 0), (3, 3), (4, 4), (1, 2)], 60)
+case("two-tensors", "bf16", (8, 2, 3, 5), (6, 2, 3, 5),
+     [(0, 5), (7, 0), (3, 3), (4, 4), (1, 2)], 60)
 case("neighbours", "f32", (9, 4), (9, 4), [(i, i) for i in range(9)], 16)
 case("last-wins", "u8", (6, 10), (6, 10), [(0, 3), (1, 3), (5, 3), (2, 4)], 10)
 case("chain", "bf16", (8, 7), (8, 7), [(0, 1), (1, 2), (2, 3), (3, 4), (7, 7), (4, 0)], 14, True)
