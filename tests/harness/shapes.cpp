@@ -140,9 +140,12 @@ double Shapes::scalar(const kvops_arg_info& arg) const {
   double value = 0;
   if (text) {
     if (arg.type[0]) return dtype_by_name(*text);
-    auto names = words(arg.shape);
-    for (size_t i = 0; i < names.size(); ++i)
-      if (names[i] == *text) return double(i);
+    int bit = -1;  // names stand for the set bits of `values`, in order
+    for (auto& name : words(arg.shape)) {
+      do ++bit;
+      while (bit < 63 && !(arg.values >> bit & 1));
+      if (name == *text) return bit;
+    }
     return number(*text, &value) ? value : std::nan("");
   }
   if (arg.kind == KVOPS_ARG_INT && !std::strncmp(arg.shape, ">= ", 3))
@@ -158,7 +161,7 @@ bool Shapes::present(const kvops_arg_info& arg) const {
 }
 
 kvops_dtype Shapes::dtype(const kvops_arg_info& arg) const {
-  for (auto* key : {find(arg.type), find("T")}) {
+  for (auto* key : {find(arg.name), find(arg.type), find("T")}) {
     auto d = key ? dtype_by_name(*key) : 0;
     if (d && arg.values >> d & 1) return d;
   }
@@ -169,6 +172,7 @@ kvops_dtype Shapes::dtype(const kvops_arg_info& arg) const {
 
 bool Shapes::shape(const kvops_arg_info& arg, std::vector<int64_t>* extents) const {
   auto* wanted = find(arg.name);
+  if (wanted && dtype_by_name(*wanted)) wanted = nullptr;
   for (auto& alternative : split(arg.shape, '|')) {
     auto list = words(alternative);
     bool known = true, fits = !wanted;
