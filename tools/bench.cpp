@@ -1,0 +1,263 @@
+// `kvops bench`: median time of a call, GB/s of the bytes that it must move, and the ratio to a
+// copy of as many bytes. Calls and copies alternate in one run, so that both see the same machine,
+// and each works through memory that together exceeds the last-level cache. On a GPU a sample is a
+// batch of calls between two synchronisations; host time is then part of short calls.
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+
+#include "commands.h"
+#include "copy.h"
+#include "json.h"
+
+namespace kvops {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Measurement {
+  cases::Case one;
+  std::string implementation, copy_kind;
+  double median = 0, low = 0, high = 0, copy = 0;  // seconds a call; 10th and 90th percentile
+  int64_t bytes = 0, memory = 0;
+  size_t samples = 0, calls = 0;
+};
+
+double quantile(std::vector<double> values, double q) {
+  if (values.empty()) return 0;
+  auto at = size_t(q * double(values.size() - 1) + 0.5);
+  std::nth_element(values.begin(), values.begin() + ptrdiff_t(at), values.end());
+  return values[at];
+}
+
+// Runs `call(i)` over and over; i counts on, so that each call finds other memory.
+template <class Call>
+class Sampler {
+ public:
+  Sampler(kvops_device device, Call call) : device_(device), call_(std::move(call)) {}
+
+  // Seconds a call, over `calls` of them; negative: a call failed.
+  double sample(size_t calls) {
+    auto begin = Clock::now();
+    for (size_t i = 0; i < calls; ++i)
+      if (!call_(next_++)) return -1;
+    if (device_.type != KVOPS_CPU && kvops_stream_synchronize(device_, nullptr)) return -1;
+    return std::chrono::duration<double>(Clock::now() - begin).count() / double(calls);
+  }
+
+  // Calls that make a sample of about `seconds`.
+  size_t calibrate(double seconds) {
+    size_t least = device_.type == KVOPS_CPU ? 1 : 20, calls = least;
+    for (;;) {
+      double each = sample(calls);
+      if (each < 0) return 0;
+      if (each * double(calls) > seconds / 4 || calls > 100000)
+        return std::max(least, size_t(seconds / std::max(each, 1e-9)));
+      calls *= 2;
+    }
+  }
+
+ private:
+  kvops_device device_;
+  Call call_;
+  size_t next_ = 0;
+};
+
+int available_threads() {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+}
+
+class Bench {
+ public:
+  explicit Bench(const BenchOptions& options)
+      : options_(options), device_(device_named(options.device)) {
+    threads_ = int(options.threads ? options.threads : available_threads());
+    info_.struct_size = sizeof info_;
+  }
+
+  bool start() {
+    if (kvops_get_device_info(device_, &info_)) return false;
+    return !options_.threads || !kvops_set_num_threads(options_.threads);
+  }
+
+  // "" or why there is no measurement.
+  std::string measure(const kvops_op_info* op, Measurement& m) {
+    auto layout = cases::lay_out(op, m.one, device_);
+    if (!layout.error.empty()) return layout.error;
+    m.bytes = layout.traffic;
+    m.implementation = layout.query.implementation;
+    int64_t cache = std::max<int64_t>(info_.cache_bytes, 8 << 20);
+    int64_t span = std::min<int64_t>(2 * cache, info_.memory_bytes / 16);
+    auto sets = span / std::max<int64_t>(m.bytes, 1) + 2;
+    int64_t own = 1;
+    for (auto& t : layout.tensors) own += t.is_shared ? 0 : t.bytes;
+    sets = std::min({sets, std::max<int64_t>(2, info_.memory_bytes / 8 / own), int64_t{512}});
+    cases::Memory memory;
+    auto problem = memory.fill(layout, device_, int(sets));
+    Copies copies;
+    if (problem.empty()) problem = copies.prepare(device_, m.bytes, span, threads_);
+    if (!problem.empty()) return problem;
+    m.memory = memory.bytes();
+    return run(op, memory, copies, m);
+  }
+
+  const kvops_device_info& info() const { return info_; }
+  int threads() const { return threads_; }
+
+ private:
+  std::string run(const kvops_op_info* op, cases::Memory& memory, Copies& copies, Measurement& m) {
+    Sampler call(device_, [&](size_t i) {
+      return kvops_call(op->name, memory.call(i % memory.sets())) == KVOPS_OK;
+    });
+    if (call.sample(memory.sets()) < 0) return kvops_last_error();
+    double seconds = std::clamp(options_.seconds / 40, 0.0005, 0.02);
+    m.calls = call.calibrate(seconds);
+    auto rivals = pick(copies, seconds);
+    if (!m.calls || rivals.empty()) return kvops_last_error();
+    std::vector<double> times;
+    auto end = Clock::now() + std::chrono::duration<double>(options_.seconds);
+    while (times.size() < 11 || Clock::now() < end) {
+      times.push_back(call.sample(m.calls));
+      copies.wake();
+      for (auto& rival : rivals) rival.times.push_back(rival.sampler.sample(rival.calls));
+      copies.sleep();
+      if (times.back() < 0 || rivals[0].times.back() < 0) return kvops_last_error();
+    }
+    m.samples = times.size();
+    m.median = quantile(times, 0.5), m.low = quantile(times, 0.1), m.high = quantile(times, 0.9);
+    for (auto& rival : rivals) {
+      double median = quantile(rival.times, 0.5);
+      if (m.copy > 0 && median >= m.copy) continue;
+      m.copy = median;
+      m.copy_kind = copies.name(rival.kind);
+    }
+    return "";
+  }
+
+  struct Rival {
+    size_t kind;
+    Sampler<std::function<bool(size_t)>> sampler;
+    size_t calls;
+    std::vector<double> times = {};
+  };
+
+  // The fastest kind of copy by one thread and the fastest by all, at this size; both are then
+  // measured beside the operator.
+  std::vector<Rival> pick(Copies& copies, double seconds) {
+    std::vector<Rival> best;
+    double shortest[2] = {1e30, 1e30};
+    copies.wake();
+    for (size_t kind = 0; kind < copies.kinds(); ++kind) {
+      Sampler<std::function<bool(size_t)>> copy(
+          device_, [&copies, kind](size_t i) { return copies.run(kind, i); });
+      size_t calls = copy.calibrate(seconds);
+      if (!calls) return {};
+      std::vector<double> times;
+      for (int i = 0; i < 5; ++i) times.push_back(copy.sample(calls));
+      double& least = shortest[copies.is_team(kind)];
+      if (quantile(times, 0.5) >= least) continue;
+      least = quantile(times, 0.5);
+      std::erase_if(best, [&](auto& r) { return copies.is_team(r.kind) == copies.is_team(kind); });
+      best.push_back({kind, std::move(copy), calls});
+    }
+    copies.sleep();
+    return best;
+  }
+
+  const BenchOptions& options_;
+  kvops_device device_;
+  int threads_;
+  kvops_device_info info_ = {};
+};
+
+void print_row(const kvops_op_info* op, const Measurement& m) {
+  auto gb = [&](double seconds) { return double(m.bytes) / seconds * 1e-9; };
+  std::printf("%-24s %-14s %-40s %10.2f us  %7.2f GB/s  %5.1f %% of a %s copy\n", op->name,
+              m.one.name.c_str(), m.one.text.c_str(), m.median * 1e6, gb(m.median),
+              100 * m.copy / m.median, m.copy_kind.c_str());
+  std::fflush(stdout);
+}
+
+void add_row(Json& json, const kvops_op_info* op, const Measurement& m) {
+  auto gb = [&](double seconds) { return double(m.bytes) / seconds * 1e-9; };
+  json.open('{').field("op", op->name).field("case", m.one.name).key("values").open('{');
+  for (auto& [name, text] : m.one.values) json.field(name.c_str(), text);
+  json.close('}').field("implementation", m.implementation);
+  json.field("us", m.median * 1e6).field("us_p10", m.low * 1e6).field("us_p90", m.high * 1e6);
+  json.field("bytes", m.bytes).field("gb_per_s", gb(m.median));
+  json.field("copy", m.copy_kind).field("copy_us", m.copy * 1e6);
+  json.field("copy_gb_per_s", gb(m.copy)).field("of_copy", m.copy / m.median);
+  json.field("samples", int64_t(m.samples)).field("calls_per_sample", int64_t(m.calls));
+  json.field("memory_bytes", m.memory).close('}');
+}
+
+struct Job {
+  const kvops_op_info* op;
+  cases::Case one;
+};
+
+std::vector<Job> jobs_of(const BenchOptions& options) {
+  std::vector<Job> jobs;
+  size_t count = 0;
+  auto* ops = kvops_ops(&count);
+  auto type = device_named(options.device).type;
+  for (size_t i = 0; i < count; ++i) {
+    bool wanted =
+        options.op == ops[i]->name || (options.op == "all" && ops[i]->backends >> type & 1);
+    if (!wanted) continue;
+    auto file = data_folder(options.data) + "/cases/" + ops[i]->name + ".txt";
+    auto list = options.line.empty() ? cases::read_cases(file, options.name)
+                                     : cases::parse_line("line " + options.line);
+    for (auto& one : list) jobs.push_back({ops[i], std::move(one)});
+  }
+  return jobs;
+}
+
+}  // namespace
+
+int bench(const BenchOptions& options) {
+  if (options.op != "all" && !cases::find_op(options.op)) {
+    std::fprintf(stderr, "kvops: there is no operator \"%s\"\n", options.op.c_str());
+    return 1;
+  }
+  auto jobs = jobs_of(options);
+  if (jobs.empty()) {
+    std::fprintf(stderr, "kvops: no such case in %s/cases/%s.txt; give one with --line\n",
+                 data_folder(options.data).c_str(), options.op.c_str());
+    return 1;
+  }
+  Bench bench(options);
+  if (!bench.start()) {
+    std::fprintf(stderr, "kvops: %s\n", kvops_last_error());
+    return 1;
+  }
+  Json json;
+  json.open('{').field("version", version_text(kvops_version())).field("device", bench.info().name);
+  json.field("arch", bench.info().arch).field("threads", bench.threads()).key("results").open('[');
+  int failures = 0;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    auto& job = jobs[i];
+    progress("[" + std::to_string(i + 1) + "/" + std::to_string(jobs.size()) + "] " + job.op->name +
+             " " + job.one.name + " " + job.one.text);
+    Measurement m;
+    m.one = job.one;
+    auto problem = bench.measure(job.op, m);
+    progress("");
+    if (!problem.empty()) {
+      std::fprintf(stderr, "kvops: %s\n", problem.c_str());
+      ++failures;
+    } else if (options.json) {
+      add_row(json, job.op, m);
+    } else {
+      print_row(job.op, m);
+    }
+  }
+  if (options.json) json.close(']').close('}').print();
+  return failures != 0;
+}
+
+}  // namespace kvops

@@ -1,0 +1,221 @@
+// Fills tensors. Large ones repeat a pattern of about a million values, of a length that is prime,
+// so that rows differ; conversions to fp8 are the library's own.
+#include "cases/memory.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+namespace kvops::cases {
+namespace {
+
+constexpr int64_t kPattern = 1000003;
+
+// To nearest even; the values are finite.
+uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// |value| lies between 2^-14 and 2^15 or is flushed to zero: enough for N(0,1).
+uint16_t to_f16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  auto sign = uint16_t(bits >> 16 & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits < 0x38800000) return sign;
+  bits += 0xfff + (bits >> 13 & 1);
+  return uint16_t(sign | ((bits - 0x38000000) >> 13));
+}
+
+template <class T>
+std::vector<std::byte> bytes_of(const std::vector<T>& values) {
+  std::vector<std::byte> bytes(values.size() * sizeof(T));
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return bytes;
+}
+
+std::string error() { return kvops_last_error(); }
+
+// Floats in the storage of a dtype; fp8 through kvops_convert_fp8().
+std::string stored(const std::vector<float>& values, kvops_dtype dtype,
+                   std::vector<std::byte>& bytes) {
+  if (dtype == KVOPS_F32) {
+    bytes = bytes_of(values);
+  } else if (dtype == KVOPS_BF16 || dtype == KVOPS_F16) {
+    std::vector<uint16_t> half(values.size());
+    std::transform(values.begin(), values.end(), half.begin(),
+                   dtype == KVOPS_BF16 ? to_bf16 : to_f16);
+    bytes = bytes_of(half);
+  } else {
+    bytes.resize(values.size());
+    kvops_device cpu = {KVOPS_CPU, 0};
+    auto count = int64_t(values.size());
+    kvops_convert_fp8_args args = {};
+    args.struct_size = sizeof args;
+    args.src = kvops_dense(const_cast<float*>(values.data()), cpu, nullptr, KVOPS_F32, 1, &count);
+    args.dst = kvops_dense(bytes.data(), cpu, nullptr, dtype, 1, &count);
+    args.scale = 1;
+    if (kvops_convert_fp8(&args)) return error();
+  }
+  return "";
+}
+
+int64_t count_of(const kvops_tensor& tensor) {
+  int64_t count = 1;
+  for (int i = 0; i < tensor.rank; ++i) count *= tensor.shape[i];
+  return count;
+}
+
+}  // namespace
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(data_, other.data_);
+  std::swap(pinned_, other.pinned_);
+  return *this;
+}
+
+Buffer::~Buffer() {
+  if (data_) (pinned_ ? kvops_free_pinned : kvops_free)(device_, data_);
+}
+
+std::string Buffer::allocate(kvops_device device, int64_t bytes, bool pinned) {
+  device_ = device;
+  pinned_ = pinned;
+  auto allocate = pinned ? kvops_malloc_pinned : kvops_malloc;
+  return allocate(device, bytes, &data_) ? error() : "";
+}
+
+// One pattern per dtype; scales are positive and near 1/16, cos/sin tables hold rotations, so that
+// an operator may run on its own results for ever.
+const std::vector<std::byte>& Memory::pattern(const Tensor& tensor) {
+  bool rotation = std::strcmp(tensor.info->name, "cos_sin_cache") == 0;
+  bool scale = std::strstr(tensor.info->name, "scale") != nullptr;
+  std::string key = rotation || scale ? tensor.info->name : kvops_dtype_name(tensor.shape.dtype);
+  auto& bytes = patterns_[key];
+  if (!bytes.empty()) return bytes;
+  std::normal_distribution<float> normal;
+  std::vector<float> values(kPattern);
+  for (auto& value : values) value = normal(random_);
+  if (scale)
+    for (auto& value : values) value = 0.0625F * (1 + 0.1F * std::abs(value));
+  if (rotation) {
+    int64_t columns = tensor.shape.shape[1], half = columns / 2;
+    values.resize(size_t(columns * std::max<int64_t>(1, kPattern / std::max<int64_t>(1, columns))));
+    for (size_t i = 0; half && i < values.size(); ++i) {
+      auto row = double(i / size_t(columns)), j = double(i % size_t(columns));
+      bool is_sin = j >= double(half);
+      double angle = row * std::pow(10000.0, -(is_sin ? j - double(half) : j) / double(half));
+      values[i] = float(is_sin ? std::sin(angle) : std::cos(angle));
+    }
+  }
+  if (tensor.shape.dtype == KVOPS_U8 || tensor.shape.dtype == KVOPS_I8) {
+    bytes.resize(kPattern);  // packed records: codes that are finite in every fp8 encoding
+    for (auto& byte : bytes) byte = std::byte(random_() & 0x77);
+  } else if (!stored(values, tensor.shape.dtype, bytes).empty()) {
+    bytes.clear();
+  }
+  return bytes;
+}
+
+// Set i takes the next entries of one random order, so that no two tokens share a slot or block
+// while there are enough of them.
+std::vector<int64_t> Memory::indices(const Tensor& tensor, size_t set) {
+  auto count = count_of(tensor.shape);
+  std::vector<int64_t> values(size_t(count), 0);
+  if (tensor.is_length) {
+    std::fill(values.begin(), values.end(), tensor.bound - 1);
+  } else if (std::strcmp(tensor.info->name, "block_mapping") == 0) {
+    for (int side = 0; side < 2; ++side) {
+      auto* name = side ? "dst" : "src";
+      for (auto& other : layout_->tensors) {
+        if (std::strcmp(other.info->name, name) != 0) continue;
+        for (int64_t i = 0; i < count / 2; ++i)
+          values[size_t(2 * i + side)] = (i * 7919 + int64_t(set)) % other.shape.shape[0];
+      }
+    }
+  } else if (tensor.bound > 0) {
+    auto& order = orders_[tensor.bound];
+    if (order.empty()) {
+      order.resize(size_t(tensor.bound));
+      std::iota(order.begin(), order.end(), 0);
+      std::shuffle(order.begin(), order.end(), random_);
+    }
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = order[(set * values.size() + i) % order.size()];
+  }
+  return values;
+}
+
+// Copies of the batched swap: each set of addresses runs through memory of its own.
+std::string Memory::addresses(const Tensor& tensor, std::vector<int64_t>& values) {
+  auto size = layout_->traffic / (2 * std::max<int64_t>(1, int64_t(values.size())));
+  size -= size % 16;
+  if (std::strcmp(tensor.info->name, "sizes") == 0) {
+    std::fill(values.begin(), values.end(), size);
+    return "";
+  }
+  auto& buffer = buffers_.emplace_back();
+  auto problem = buffer.allocate(device_, size * int64_t(values.size()), false);
+  bytes_ += size * int64_t(values.size());
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = int64_t(reinterpret_cast<intptr_t>(buffer.data())) + int64_t(i) * size;
+  return problem;
+}
+
+std::string Memory::upload(void* data, const std::vector<std::byte>& pattern, int64_t bytes) {
+  auto step = int64_t(pattern.size());
+  if (bytes && !step) return error();
+  for (int64_t at = 0; at < bytes; at += step) {
+    auto part = std::min(step, bytes - at);
+    auto* to = static_cast<std::byte*>(data) + at;
+    if (kvops_copy(device_, nullptr, to, pattern.data(), part)) return error();
+  }
+  return kvops_stream_synchronize(device_, nullptr) ? error() : "";
+}
+
+std::string Memory::fill_tensor(const Tensor& tensor, size_t set, void*& data) {
+  bool host = tensor.shape.device.type == KVOPS_CPU && device_.type != KVOPS_CPU;
+  auto& buffer = buffers_.emplace_back();
+  auto problem = buffer.allocate(device_, tensor.bytes, host);
+  if (!problem.empty()) return problem;
+  bytes_ += tensor.bytes;
+  data = buffer.data();
+  auto dtype = tensor.shape.dtype;
+  if (tensor.info->flags & (KVOPS_ARG_SIZED | KVOPS_ARG_COUNTER))
+    return kvops_fill(device_, nullptr, data, 0, tensor.bytes) ? error() : "";
+  if (dtype != KVOPS_I32 && dtype != KVOPS_I64) return upload(data, pattern(tensor), tensor.bytes);
+  auto values = indices(tensor, set);
+  bool is_address = std::strstr(tensor.info->name, "_ptrs") != nullptr;
+  if (is_address || std::strcmp(tensor.info->name, "sizes") == 0) {
+    problem = addresses(tensor, values);
+    if (!problem.empty()) return problem;
+  }
+  if (dtype == KVOPS_I64) return upload(data, bytes_of(values), tensor.bytes);
+  return upload(data, bytes_of(std::vector<int32_t>(values.begin(), values.end())), tensor.bytes);
+}
+
+std::string Memory::fill(const Layout& layout, kvops_device device, int sets) {
+  layout_ = &layout;
+  device_ = device;
+  std::map<std::string, void*> shared;
+  for (size_t set = 0; set < size_t(sets); ++set) {
+    calls_.push_back(layout.args);
+    for (auto& tensor : layout.tensors) {
+      auto& slot = tensor_at(calls_.back().data(), tensor.info);
+      if (tensor.is_shared && set) {
+        slot.data = shared[tensor.info->name];
+        continue;
+      }
+      auto problem = fill_tensor(tensor, set, slot.data);
+      if (!problem.empty()) return problem;
+      if (tensor.is_shared) shared[tensor.info->name] = slot.data;
+    }
+  }
+  return "";
+}
+
+}  // namespace kvops::cases

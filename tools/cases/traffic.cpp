@@ -1,0 +1,121 @@
+// The bytes that a call must move, from the roles of its arguments: what is read once plus what is
+// written once. Of tensors whose rows an index chooses (caches, cos/sin tables) only the chosen rows
+// count, and of an updated one only the writing.
+#include <algorithm>
+#include <cstring>
+
+#include "cases/layout.h"
+
+namespace kvops::cases {
+namespace {
+
+// "index slot_mapping blocks*block", "blocks block_table blocks seq_lens".
+struct IndexRule {
+  std::string argument, bound, lengths;
+};
+
+std::vector<IndexRule> index_rules(const kvops_op_info* op) {
+  std::vector<IndexRule> all;
+  for (size_t i = 0; i < op->num_rules; ++i) {
+    auto list = words(op->rules[i]);
+    if (list.size() >= 3 && (list[0] == "index" || list[0] == "blocks"))
+      all.push_back({list[1], list[2], list.size() > 3 ? list[3] : ""});
+  }
+  return all;
+}
+
+bool mentions(const std::string& text, const std::string& name) {
+  auto list = words(without(text, "!"));
+  return std::find(list.begin(), list.end(), name) != list.end();
+}
+
+// Does the index choose what is touched of this tensor? Its shape then has the bound's symbols.
+bool chooses(const IndexRule& rule, const kvops_arg_info* a) {
+  std::string bound = rule.bound;
+  std::replace(bound.begin(), bound.end(), '*', ' ');
+  bool all = a->name != rule.argument;
+  for (auto& name : words(bound)) all = all && mentions(a->shape, name);
+  return all;
+}
+
+int64_t count_of(const kvops_tensor& tensor) {
+  int64_t count = 1;
+  for (int i = 0; i < tensor.rank; ++i) count *= tensor.shape[i];
+  return count;
+}
+
+struct Counter {
+  const Layout& layout;
+  const Lookup& lookup;
+  std::vector<IndexRule> rules = index_rules(layout.op);
+
+  std::optional<int64_t> number(std::string_view text) const { return evaluate(text, lookup); }
+
+  const Tensor* tensor(const std::string& name) const {
+    for (auto& t : layout.tensors)
+      if (name == t.info->name) return &t;
+    return nullptr;
+  }
+
+  // The part of a tensor that one call touches; negative: all of it, and no index chooses.
+  double part_of(const Tensor& t) const {
+    if (t.info->flags & KVOPS_ARG_ANYWHERE && number("pairs"))
+      return std::min(1.0,
+                      double(*number("pairs")) / double(std::max<int64_t>(1, t.shape.shape[0])));
+    for (auto& rule : rules) {
+      auto* by = tensor(rule.argument);
+      auto bound = number(rule.bound);
+      if (!by || !bound || !*bound || !chooses(rule, t.info)) continue;
+      auto entries = double(count_of(by->shape));
+      auto length = number("seq_len"), full = number("width*block");
+      if (!rule.lengths.empty() && length && full) entries *= double(*length) / double(*full);
+      return std::min(1.0, entries / double(*bound));
+    }
+    return -1;
+  }
+
+  void count(Tensor& t) const {
+    t.bytes = count_of(t.shape) * kvops_dtype_size(t.shape.dtype);
+    double part = part_of(t);
+    auto moved = int64_t(double(t.bytes) * (part < 0 ? 1 : part));
+    int flags = t.info->flags & (KVOPS_ARG_SIZED | KVOPS_ARG_COUNTER) ? 0 : t.info->flags;
+    t.is_shared = part >= 0 && !(flags & KVOPS_ARG_ANYWHERE);
+    t.written = flags & KVOPS_ARG_WRITTEN ? moved : 0;
+    t.read = flags & KVOPS_ARG_READ && !(t.is_shared && t.written) ? moved : 0;
+    for (auto& rule : rules) {
+      if (rule.argument == t.info->name) t.bound = number(rule.bound).value_or(0);
+      if (rule.lengths == t.info->name) t.is_length = true;
+    }
+    if (t.is_length && number("seq_len")) t.bound = *number("seq_len") + 1;
+  }
+};
+
+}  // namespace
+
+void count_traffic(Layout& layout, const Lookup& lookup) {
+  Counter counter{layout, lookup};
+  for (auto& t : layout.tensors) {
+    counter.count(t);
+    layout.traffic += t.read + t.written;
+  }
+  auto copies = counter.number("copies"), size = counter.number("sizes");
+  if (copies && size) layout.traffic += 2 * *copies * *size;
+}
+
+std::vector<std::string> words(const std::string& text) {
+  std::vector<std::string> all;
+  size_t at = 0;
+  while ((at = text.find_first_not_of(' ', at)) != std::string::npos) {
+    auto end = std::min(text.find(' ', at), text.size());
+    all.push_back(text.substr(at, end - at));
+    at = end;
+  }
+  return all;
+}
+
+std::string without(std::string text, const char* characters) {
+  std::erase_if(text, [&](char c) { return std::strchr(characters, c) != nullptr; });
+  return text;
+}
+
+}  // namespace kvops::cases

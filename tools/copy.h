@@ -1,0 +1,63 @@
+// The yardstick of `kvops bench`: copies of as many bytes as a call moves. On the CPU memcpy, plain
+// stores and streaming stores, each by one thread and by all; on a GPU copies within its memory.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cases/memory.h"
+
+namespace kvops {
+
+// Threads that wait in a short loop: a copy of a few microseconds would drown in a slower start.
+class Team {
+ public:
+  explicit Team(int threads);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+  // work(i) for i in [0, threads), the last on the calling thread.
+  void run(const std::function<void(int)>& work);
+  int size() const { return int(threads_.size()) + 1; }
+  // Between measurements the waiting threads sleep, so as not to slow others down.
+  void rest(bool resting) { resting_ = resting; }
+
+ private:
+  void serve(int index);
+  std::vector<std::thread> threads_;
+  const std::function<void(int)>* work_ = nullptr;
+  std::atomic<int> round_{0}, pending_{0};
+  std::atomic<bool> stop_{false}, resting_{true};
+};
+
+class Copies {
+ public:
+  // Copies of bytes / 2, reading and writing bytes in all; "" or what went wrong.
+  std::string prepare(kvops_device device, int64_t bytes, int64_t span, int threads);
+  size_t kinds() const { return kinds_.size(); }
+  const char* name(size_t kind) const { return kinds_[kind].name; }
+  bool is_team(size_t kind) const { return kinds_[kind].team; }
+  // Copy number i of a kind; successive ones touch other memory.
+  bool run(size_t kind, size_t i);
+  // The team sleeps, or is awake and waits for the next copy.
+  void sleep();
+  void wake();
+
+ private:
+  using Function = void (*)(void* dst, const void* src, size_t bytes);
+  struct Kind {
+    const char* name;
+    Function copy;
+    bool team;
+  };
+  std::vector<Kind> kinds_;
+  kvops_device device_{};
+  int64_t size_ = 0, places_ = 1;
+  cases::Buffer src_, dst_;
+  std::unique_ptr<Team> team_;
+};
+
+}  // namespace kvops

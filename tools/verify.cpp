@@ -1,0 +1,69 @@
+// `kvops verify`: the golden cases of the installation, on every device that is here.
+#include <cstdio>
+
+#include "commands.h"
+#include "golden.h"
+#include "json.h"
+
+namespace kvops {
+namespace {
+
+struct Report {
+  bool json = false;
+  Json out = {};
+  int passed = 0, failed = 0, skipped = 0, calls = 0;
+
+  void add(const golden_result& r) {
+    static const char* const kOutcomes[] = {"passed", "failed", "skipped"};
+    passed += r.outcome == GOLDEN_PASSED;
+    failed += r.outcome == GOLDEN_FAILED;
+    skipped += r.outcome == GOLDEN_SKIPPED;
+    calls += r.calls;
+    progress(std::string(r.op) + " " + r.name + " " + r.backend + " " + r.device);
+    if (json) {
+      out.open('{').field("op", r.op).field("case", r.name).field("backend", r.backend);
+      out.field("device", r.device).field("outcome", kOutcomes[r.outcome]);
+      out.field("calls", r.calls).field("worst", r.worst).field("argument", r.worst_arg);
+      out.field("text", r.text).close('}');
+    } else if (r.outcome == GOLDEN_FAILED) {
+      progress("");
+      std::printf("FAILED  %s %s on %s %s: %s\n", r.op, r.name, r.backend, r.device, r.text);
+    }
+  }
+};
+
+}  // namespace
+
+int verify(const VerifyOptions& options) {
+  auto root = data_folder(options.data) + "/golden";
+  Report report{.json = options.json};
+  golden_options golden = {};
+  golden.root = root.c_str();
+  golden.device_type = options.device.empty() ? 0 : device_named(options.device).type;
+  golden.report = [](void* context, const golden_result* r) {
+    static_cast<Report*>(context)->add(*r);
+  };
+  golden.context = &report;
+  report.out.open('{').field("version", version_text(kvops_version())).key("cases").open('[');
+  auto ops = options.ops.empty() ? std::vector<std::string>{""} : options.ops;
+  int missing = 0;
+  for (auto& op : ops) {
+    golden.op = op.empty() ? nullptr : op.c_str();
+    if (golden_run(&golden) >= 0) continue;
+    std::fprintf(stderr, "kvops: no golden cases in %s%s%s\n", root.c_str(), op.empty() ? "" : "/",
+                 op.c_str());
+    ++missing;
+  }
+  progress("");
+  report.out.close(']').field("passed", report.passed).field("failed", report.failed);
+  report.out.field("skipped", report.skipped).field("calls", report.calls).close('}');
+  if (options.json) {
+    report.out.print();
+  } else {
+    std::printf("%d passed, %d failed, %d skipped; %d calls\n", report.passed, report.failed,
+                report.skipped, report.calls);
+  }
+  return missing || report.failed || !report.passed;
+}
+
+}  // namespace kvops
