@@ -64,14 +64,16 @@ std::string version_of(const std::string& path) {
       posix_spawn(&child, "/proc/self/exe", &actions, nullptr, arguments, variables.data());
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
-  char text[64] = "";
+  char text[4200] = "";
   ssize_t length = failed ? 0 : read(ends[0], text, sizeof text - 1);
   close(ends[0]);
   int status = 0;
   if (!failed) waitpid(child, &status, 0);
   if (failed || status || length <= 0) return "";
-  std::string version(text, size_t(length));
-  return version.substr(0, version.find_first_of("\n"));
+  // "0.1.0 /usr/lib/libkvops.so.0.1.0": the loader only warns of a library that it cannot load.
+  std::string line(text, size_t(length));
+  auto space = line.find(' ');
+  return line.substr(space + 1) == path + "\n" ? line.substr(0, space) : "";
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "commands.h"
+#include "installed.h"
 
 namespace kvops {
 
@@ -53,7 +54,8 @@ const char* check_device(const std::string& name) {
 
 int run(int argc, char** argv) {
   CLI::App app("KV-cache, attention, norm, rotary and activation operators: libkvops.so");
-  app.set_version_flag("--version", [] { return version_text(kvops_version()); });
+  app.set_version_flag("--version",
+                       [] { return version_text(kvops_version()) + " " + loaded_library(); });
   app.require_subcommand(1);
   auto device = [](const std::string& name) { return std::string(check_device(name)); };
   const char* data_help = "folder with golden/ and cases/ (default: the installed one)";

@@ -90,6 +90,7 @@ class Producer:
         destructor = _Destructor(destroy)
         _alive.append((managed, shape, strides, destructor))
         new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, _Destructor]
+        new.restype = ctypes.py_object
+        new.argtypes = [ctypes.c_void_p, ctypes.c_char_p, _Destructor]
         self.name = b"dltensor_versioned" if self.versioned else b"dltensor"
         return new(ctypes.addressof(managed), self.name, destructor)

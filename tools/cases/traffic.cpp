@@ -1,6 +1,6 @@
 // The bytes that a call must move, from the roles of its arguments: what is read once plus what is
-// written once. Of tensors whose rows an index chooses (caches, cos/sin tables) only the chosen rows
-// count, and of an updated one only the writing.
+// written once. Of tensors whose rows an index chooses (caches, cos/sin tables) only the chosen
+// rows count, and of an updated one only the writing.
 #include <algorithm>
 #include <cstring>
 
