@@ -16,6 +16,9 @@
 namespace kvops {
 namespace {
 
+// Small calls stay in a cache even so; what matters of them is latency.
+constexpr int64_t kMaxSets = 1024;
+
 using Clock = std::chrono::steady_clock;
 
 struct Measurement {
@@ -95,11 +98,12 @@ class Bench {
     auto sets = span / std::max<int64_t>(m.bytes, 1) + 2;
     int64_t own = 1;
     for (auto& t : layout.tensors) own += t.is_shared ? 0 : t.bytes;
-    sets = std::min({sets, std::max<int64_t>(2, info_.memory_bytes / 8 / own), int64_t{512}});
+    sets = std::min({sets, std::max<int64_t>(2, info_.memory_bytes / 8 / own), kMaxSets});
     cases::Memory memory;
     auto problem = memory.fill(layout, device_, int(sets));
     Copies copies;
-    if (problem.empty()) problem = copies.prepare(device_, m.bytes, span, threads_);
+    if (problem.empty())
+      problem = copies.prepare(device_, m.bytes, std::min(span, kMaxSets * m.bytes), threads_);
     if (!problem.empty()) return problem;
     m.memory = memory.bytes();
     return run(op, memory, copies, m);
@@ -185,7 +189,7 @@ void print_row(const kvops_op_info* op, const Measurement& m) {
 void add_row(Json& json, const kvops_op_info* op, const Measurement& m) {
   auto gb = [&](double seconds) { return double(m.bytes) / seconds * 1e-9; };
   json.open('{').field("op", op->name).field("case", m.one.name).key("values").open('{');
-  for (auto& [name, text] : m.one.values) json.field(name.c_str(), text);
+  for (auto& [name, text] : m.one.value) json.field(name.c_str(), text);
   json.close('}').field("implementation", m.implementation);
   json.field("us", m.median * 1e6).field("us_p10", m.low * 1e6).field("us_p90", m.high * 1e6);
   json.field("bytes", m.bytes).field("gb_per_s", gb(m.median));
@@ -209,9 +213,12 @@ std::vector<Job> jobs_of(const BenchOptions& options) {
     bool wanted =
         options.op == ops[i]->name || (options.op == "all" && ops[i]->backends >> type & 1);
     if (!wanted) continue;
-    auto file = data_folder(options.data) + "/cases/" + ops[i]->name + ".txt";
-    auto list = options.line.empty() ? cases::read_cases(file, options.name)
-                                     : cases::parse_line("line " + options.line);
+    std::string file = data_folder(options.data) + "/cases/" + ops[i]->name + ".txt", problem;
+    auto list = options.line.empty() ? harness::read_cases(file, &problem)
+                                     : harness::parse_case("line " + options.line, &problem);
+    if (!problem.empty()) std::fprintf(stderr, "kvops: %s\n", problem.c_str());
+    std::erase_if(list,
+                  [&](auto& one) { return !options.name.empty() && one.name != options.name; });
     for (auto& one : list) jobs.push_back({ops[i], std::move(one)});
   }
   return jobs;

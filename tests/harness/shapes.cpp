@@ -1,5 +1,5 @@
 // Parses case lines and evaluates shapes. The grammar of an expression: sums of products of numbers,
-// symbols and parentheses, with + - * /.
+// names, calls and parentheses, with + - * / %.
 #include "shapes.h"
 
 #include <cmath>
@@ -11,8 +11,6 @@
 
 namespace harness {
 namespace {
-
-using Lookup = std::function<bool(const std::string&, double*)>;
 
 struct Parser {
   const char* at;
@@ -30,10 +28,10 @@ struct Parser {
   }
   double product() {
     double x = factor();
-    while (*at == '*' || *at == '/') {
+    while (*at == '*' || *at == '/' || *at == '%') {
       char sign = *at++;
       double y = factor();
-      x = sign == '*' ? x * y : x / y;
+      x = sign == '*' ? x * y : sign == '/' ? x / y : std::fmod(x, y);
     }
     return x;
   }
@@ -54,11 +52,30 @@ struct Parser {
     }
     std::string name;
     while (std::isalnum(static_cast<unsigned char>(*at)) || *at == '_') name += *at++;
+    if (*at == '(' && !name.empty()) {
+      while (*at && *at != ')') name += *at++;
+      if (*at) name += *at++;
+    }
     double x = 0;
     ok = ok && !name.empty() && lookup(name, &x);
     return x;
   }
 };
+
+void add_combinations(const std::vector<std::string>& line, size_t at, ShapeCase c,
+                      std::vector<ShapeCase>* all) {
+  if (at == line.size()) return all->push_back(c);
+  auto equals = line[at].find('=');
+  auto key = line[at].substr(0, equals);
+  for (auto& value : split(line[at].substr(equals + 1), ',')) {
+    auto next = c;
+    next.value[key] = value;
+    next.text += (c.text.empty() ? "" : " ") + key + "=" + value;
+    add_combinations(line, at + 1, next, all);
+  }
+}
+
+}  // namespace
 
 bool evaluate(const std::string& expression, const Lookup& lookup, double* value) {
   Parser parser{expression.c_str(), lookup};
@@ -80,25 +97,25 @@ std::vector<std::string> words(const std::string& text) {
   return list;
 }
 
-void add_combinations(const std::vector<std::string>& line, size_t at, ShapeCase c,
-                      std::vector<ShapeCase>* all) {
-  if (at == line.size()) return all->push_back(c);
-  auto equals = line[at].find('=');
-  auto key = line[at].substr(0, equals);
-  for (auto& value : split(line[at].substr(equals + 1), ',')) {
-    auto next = c;
-    next.value[key] = value;
-    next.text += (c.text.empty() ? "" : " ") + key + "=" + value;
-    add_combinations(line, at + 1, next, all);
-  }
-}
-
-}  // namespace
-
 kvops_dtype dtype_by_name(const std::string& name) {
   for (kvops_dtype d = 1; kvops_dtype_size(d); ++d)
     if (name == kvops_dtype_name(d)) return d;
   return 0;
+}
+
+std::vector<ShapeCase> parse_case(const std::string& line, std::string* error) {
+  std::vector<ShapeCase> all;
+  auto list = words(line.substr(0, line.find('#')));
+  if (list.empty()) return all;
+  for (size_t i = 1; i < list.size(); ++i) {
+    if (list[i].find('=') != std::string::npos) continue;
+    *error = list[i] + " is no key=value";
+    return all;
+  }
+  ShapeCase c;
+  c.name = list[0];
+  add_combinations(list, 1, c, &all);
+  return all;
 }
 
 std::vector<ShapeCase> read_cases(const std::string& path, std::string* error) {
@@ -106,18 +123,14 @@ std::vector<ShapeCase> read_cases(const std::string& path, std::string* error) {
   std::ifstream file(path);
   if (!file) *error = path + ": cannot be read";
   int number = 0;
-  for (std::string line; std::getline(file, line);) {
+  for (std::string line, why; std::getline(file, line);) {
     ++number;
-    auto list = words(line.substr(0, line.find('#')));
-    if (list.empty()) continue;
-    for (size_t i = 1; i < list.size(); ++i) {
-      if (list[i].find('=') != std::string::npos) continue;
-      *error = path + ":" + std::to_string(number) + ": " + list[i] + " is no key=value";
+    auto cases = parse_case(line, &why);
+    if (!why.empty()) {
+      *error = path + ":" + std::to_string(number) + ": " + why;
       return {};
     }
-    ShapeCase c;
-    c.name = list[0];
-    add_combinations(list, 1, c, &all);
+    all.insert(all.end(), cases.begin(), cases.end());
   }
   return all;
 }

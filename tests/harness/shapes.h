@@ -11,6 +11,7 @@
 //   an optional tensor: none, or a word of the alternative of its shape to take (k_scale=heads).
 // Optional tensors are present unless the line says none, but for `faults` and workspaces.
 #pragma once
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -24,8 +25,17 @@ struct ShapeCase {
   std::map<std::string, std::string> value;  // by key
 };
 
-// Every combination of every line of a file; on failure none, and the reason in *error.
+// Every combination of a line, or of every line of a file; on failure none, and the reason in *error.
+std::vector<ShapeCase> parse_case(const std::string& line, std::string* error);
 std::vector<ShapeCase> read_cases(const std::string& path, std::string* error);
+
+// Sums of products of numbers, names, calls ("bytes(key_cache)") and parentheses; a name that the
+// lookup does not know makes it false.
+using Lookup = std::function<bool(const std::string& name, double* value)>;
+bool evaluate(const std::string& expression, const Lookup& lookup, double* value);
+
+std::vector<std::string> split(const std::string& text, char separator);
+std::vector<std::string> words(const std::string& text);
 
 // One operator under one case.
 class Shapes {

@@ -101,7 +101,8 @@ def test_bench_knows_what_an_index_touches():
 def test_bench_runs_the_lines_of_the_installation(tmp_path):
     cases = tmp_path / "cases"
     cases.mkdir()
-    (cases / "rms_norm.txt").write_text("# a comment\nsmall n=1,2 d=8 T=f32\nother n=1 d=16 T=f32\n")
+    lines = "# a comment\nsmall n=1,2 d=8 T=f32\nother n=1 d=16 T=f32\n"
+    (cases / "rms_norm.txt").write_text(lines)
     rows = bench("rms_norm", "small", "--data", str(tmp_path))
     assert [row["values"]["n"] for row in rows] == ["1", "2"]
     assert len(bench("rms_norm", "--data", str(tmp_path))) == 3

@@ -6,27 +6,36 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <sstream>
-
-#include "cases/expression.h"
 
 namespace kvops::cases {
 namespace {
 
 using Names = std::map<std::string, int64_t, std::less<>>;
 
-// The alternatives of "[] | 1 | heads!".
-std::vector<std::string> alternatives(const std::string& text) {
-  std::vector<std::string> all;
-  std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, '|');) all.push_back(part);
-  return all;
+using harness::split;
+using harness::words;
+
+kvops_dtype dtype_named(const std::string& name) { return harness::dtype_by_name(name); }
+
+// "a cmp b" in its parts; false for any other text.
+struct Comparison {
+  std::string left, op, right;
+};
+bool split_comparison(const std::string& text, Comparison& parts) {
+  for (std::string op : {"==", "!=", "<=", ">="}) {
+    auto at = text.find(" " + op + " ");
+    if (at == std::string::npos) continue;
+    parts = {text.substr(0, at), op, text.substr(at + op.size() + 2)};
+    return true;
+  }
+  return false;
 }
 
-kvops_dtype dtype_named(std::string_view name) {
-  for (kvops_dtype i = 1; kvops_dtype_size(i); ++i)
-    if (name == kvops_dtype_name(i)) return i;
-  return 0;
+bool compare(int64_t left, const std::string& op, int64_t right) {
+  return op == "=="   ? left == right
+         : op == "!=" ? left != right
+         : op == "<=" ? left <= right
+                      : left >= right;
 }
 
 bool in_set(kvops_dtype dtype, std::string_view set) {
@@ -71,7 +80,7 @@ class Builder {
       if (p.given && !(p.info->flags & KVOPS_ARG_PLACE))
         layout_.tensors.push_back(
             {.info = p.info, .shape = tensor_at(layout_.args.data(), p.info)});
-    count_traffic(layout_, [this](std::string_view name) { return look_up(name); });
+    count_traffic(layout_, [this](const std::string& name) { return look_up(name); });
     return std::move(layout_);
   }
 
@@ -81,9 +90,9 @@ class Builder {
     return false;
   }
 
-  const std::string* value(std::string_view name) const {
-    auto found = case_.values.find(name);
-    return found == case_.values.end() ? nullptr : &found->second;
+  const std::string* value(const std::string& name) const {
+    auto found = case_.value.find(name);
+    return found == case_.value.end() ? nullptr : &found->second;
   }
 
   Part* part(std::string_view name) {
@@ -102,7 +111,7 @@ class Builder {
     for (size_t i = 0; i < op_->num_rules; ++i) known.append(op_->rules[i]).append(" ");
     for (char& c : known)
       if (!std::isalnum(static_cast<unsigned char>(c)) && c != '_') c = ' ';
-    for (auto& [name, text] : case_.values)
+    for (auto& [name, text] : case_.value)
       if (known.find(" " + name + " ") == std::string::npos) return fail("what is " + name + "?");
     return true;
   }
@@ -144,12 +153,8 @@ class Builder {
   void symbols() {
     size_t size = layout_.args.size();
     std::memcpy(layout_.args.data(), &size, sizeof size);
-    for (auto& [name, text] : case_.values) {
-      if (is_number(text)) names_[name] = std::strtoll(text.c_str(), nullptr, 10);
-      if (name == "n")
-        for (auto& extent : words(with_spaces(text)))
-          leading_.push_back(std::strtoll(extent.c_str(), nullptr, 10));
-    }
+    if (auto* text = value("n"))
+      for (auto& extent : split(*text, 'x')) leading_.push_back(number(extent).value_or(-1));
     for (auto& p : parts_) {
       if (p.info->kind != KVOPS_ARG_INT || *p.info->type) continue;
       int64_t least = 0;
@@ -161,17 +166,11 @@ class Builder {
         while (!(p.info->values >> bit & 1)) ++bit;
         if (name == list.front()) least = bit;
         if (!is_number(name)) names_[name] = bit;
-        if (text && *text == name) names_[p.info->name] = bit;
         ++bit;
       }
-      if (!names_.contains(p.info->name)) names_[p.info->name] = least;
+      names_[p.info->name] = text ? number(*text).value_or(least) : least;
       number_of(p) = names_[p.info->name];
     }
-  }
-
-  static std::string with_spaces(std::string text) {
-    std::replace(text.begin(), text.end(), 'x', ' ');
-    return text;
   }
 
   // All tensors but those that the line says are not; the counter of faults only when it is named.
@@ -182,9 +181,9 @@ class Builder {
     return text ? *text != "none" : !(a->flags & KVOPS_ARG_COUNTER);
   }
 
-  std::optional<int64_t> look_up(std::string_view name) {
+  std::optional<int64_t> look_up(const std::string& name) {
     auto open = name.find('(');
-    if (open != std::string_view::npos) {
+    if (open != std::string::npos) {
       auto* p = part(name.substr(open + 1, name.size() - open - 2));
       auto what = name.substr(0, open);
       if (!p) return std::nullopt;
@@ -196,11 +195,13 @@ class Builder {
       return count;
     }
     auto found = names_.find(name);
-    return found == names_.end() ? std::nullopt : std::optional(found->second);
+    if (found != names_.end()) return found->second;
+    auto* text = value(name);
+    return text && *text != name ? number(*text) : std::nullopt;
   }
 
-  std::optional<int64_t> number(std::string_view text) {
-    return evaluate(text, [this](std::string_view name) { return look_up(name); });
+  std::optional<int64_t> number(const std::string& text) {
+    return evaluate(text, [this](const std::string& name) { return look_up(name); });
   }
 
   // "format == plain", "key_cache is f8", "key_cache not u8"; unknown ones do not hold.
@@ -218,8 +219,8 @@ class Builder {
 
   // Gives the symbols that the line leaves out the value at which a rule just holds.
   void solve() {
-    if (auto* length = value("seq_len"); length && names_.contains("block"))
-      names_.try_emplace("width", (names_["seq_len"] + names_["block"] - 1) / names_["block"]);
+    auto length = number("seq_len"), block = number("block");
+    if (length && block && !number("width")) names_["width"] = (*length + *block - 1) / *block;
     for (bool progress = true; progress;) {
       progress = false;
       bool active = true;
@@ -227,14 +228,14 @@ class Builder {
         std::string rule = op_->rules[i];
         if (rule.starts_with("if ")) active = holds(rule.substr(3));
         Comparison c;
-        if (!active || !rule.starts_with("require ") ||
-            !split_comparison(std::string_view(rule).substr(8), c) || c.op == "!=")
+        if (!active || !rule.starts_with("require ") || !split_comparison(rule.substr(8), c) ||
+            c.op == "!=")
           continue;
         for (auto [one, other] : {std::pair{c.left, c.right}, std::pair{c.right, c.left}}) {
           auto known = number(other);
-          bool name = one.find_first_of("+-*/%( ") == std::string_view::npos;
+          bool name = one.find_first_of("+-*/%( ") == std::string::npos;
           if (!known || !name || number(one)) continue;
-          names_[std::string(one)] = *known;
+          names_[one] = *known;
           progress = true;
         }
       }
@@ -257,7 +258,7 @@ class Builder {
 
   bool shape_of(Part& p, std::string& missing) {
     auto* chosen = value(p.info->name);
-    auto all = alternatives(p.info->shape);
+    auto all = split(p.info->shape, '|');
     auto is_chosen = [&](auto& text) { return chosen && without(text, "! ") == *chosen; };
     bool by_name = std::any_of(all.begin(), all.end(), is_chosen);
     for (auto& text : all) {
@@ -325,7 +326,7 @@ class Builder {
   }
 
   // What the line gives, or what models use.
-  double real(std::string_view name) {
+  double real(const std::string& name) {
     if (auto* text = value(name)) return std::strtod(text->c_str(), nullptr);
     if (name == "epsilon") return 1e-6;
     auto size = number("size");

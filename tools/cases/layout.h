@@ -1,15 +1,23 @@
-// From a case to a call without memory: dtypes, extents, which optional tensors are given, the
+// From a case line (tests/harness/shapes.h) to a call without memory: dtypes, extents, which optional tensors are given, the
 // workspace's size, and the bytes that the call must at least move.
 #pragma once
 #include <cstddef>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "cases/expression.h"
-#include "cases/lines.h"
 #include "kvcache_ops.h"
+#include "shapes.h"
 
 namespace kvops::cases {
+
+using Case = harness::ShapeCase;
+
+// What the names of an expression mean; "bytes(key_cache)" is one, too.
+using Lookup = std::function<std::optional<int64_t>(const std::string& name)>;
+// Nothing when a name is unknown or the value is not whole.
+std::optional<int64_t> evaluate(const std::string& text, const Lookup& lookup);
 
 // One tensor argument that is given.
 struct Tensor {
@@ -43,7 +51,6 @@ const kvops_op_info* find_op(const std::string& name);
 // Sets the bytes and bounds of the tensors, and the traffic; lookup gives the call's symbols.
 void count_traffic(Layout& layout, const Lookup& lookup);
 
-std::vector<std::string> words(const std::string& text);
 std::string without(std::string text, const char* characters);
 
 }  // namespace kvops::cases

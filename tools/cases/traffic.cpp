@@ -2,6 +2,7 @@
 // written once. Of tensors whose rows an index chooses (caches, cos/sin tables) only the chosen
 // rows count, and of an updated one only the writing.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "cases/layout.h"
@@ -17,7 +18,7 @@ struct IndexRule {
 std::vector<IndexRule> index_rules(const kvops_op_info* op) {
   std::vector<IndexRule> all;
   for (size_t i = 0; i < op->num_rules; ++i) {
-    auto list = words(op->rules[i]);
+    auto list = harness::words(op->rules[i]);
     if (list.size() >= 3 && (list[0] == "index" || list[0] == "blocks"))
       all.push_back({list[1], list[2], list.size() > 3 ? list[3] : ""});
   }
@@ -25,7 +26,7 @@ std::vector<IndexRule> index_rules(const kvops_op_info* op) {
 }
 
 bool mentions(const std::string& text, const std::string& name) {
-  auto list = words(without(text, "!"));
+  auto list = harness::words(without(text, "!"));
   return std::find(list.begin(), list.end(), name) != list.end();
 }
 
@@ -34,7 +35,7 @@ bool chooses(const IndexRule& rule, const kvops_arg_info* a) {
   std::string bound = rule.bound;
   std::replace(bound.begin(), bound.end(), '*', ' ');
   bool all = a->name != rule.argument;
-  for (auto& name : words(bound)) all = all && mentions(a->shape, name);
+  for (auto& name : harness::words(bound)) all = all && mentions(a->shape, name);
   return all;
 }
 
@@ -49,7 +50,7 @@ struct Counter {
   const Lookup& lookup;
   std::vector<IndexRule> rules = index_rules(layout.op);
 
-  std::optional<int64_t> number(std::string_view text) const { return evaluate(text, lookup); }
+  std::optional<int64_t> number(const std::string& text) const { return evaluate(text, lookup); }
 
   const Tensor* tensor(const std::string& name) const {
     for (auto& t : layout.tensors)
@@ -102,15 +103,15 @@ void count_traffic(Layout& layout, const Lookup& lookup) {
   if (copies && size) layout.traffic += 2 * *copies * *size;
 }
 
-std::vector<std::string> words(const std::string& text) {
-  std::vector<std::string> all;
-  size_t at = 0;
-  while ((at = text.find_first_not_of(' ', at)) != std::string::npos) {
-    auto end = std::min(text.find(' ', at), text.size());
-    all.push_back(text.substr(at, end - at));
-    at = end;
-  }
-  return all;
+std::optional<int64_t> evaluate(const std::string& text, const Lookup& lookup) {
+  double value = 0;
+  auto known = [&](const std::string& name, double* number) {
+    auto found = lookup(name);
+    *number = double(found.value_or(0));
+    return found.has_value();
+  };
+  if (!harness::evaluate(text, known, &value) || value != std::floor(value)) return std::nullopt;
+  return int64_t(value);
 }
 
 std::string without(std::string text, const char* characters) {
