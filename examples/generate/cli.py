@@ -1,6 +1,7 @@
 # The command line: prompts in, text out; figures go to standard error.
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -75,7 +76,8 @@ def parser():
     add("--batch-tokens", type=_at_least(1), default=256, metavar="N",
         help="most tokens a step: longer prompts enter in chunks (256)")
     add("--device", choices=("cpu",), default="cpu", help="(cpu)")
-    add("--threads", type=_at_least(1), default=None, metavar="N", help="of libkvops (all cores)")
+    add("--threads", type=_at_least(1), default=None, metavar="N", help="for the operators and for "
+        "the products (all cores; 1 for models under 64 MB, where waiting costs more than it saves)")
     add = p.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON line per text, when it is finished")
     add("-q", "--quiet", action="store_true", help="no figures on standard error")
@@ -181,15 +183,24 @@ def summary(engine):
     return "\n".join(lines)
 
 
-def run(a):
-    import kvops
+def set_threads(a):
+    """Tells OpenMP and NumPy's BLAS, which look once, when they are loaded."""
+    threads = a.threads
+    if threads is None:
+        size = sum(f.stat().st_size for f in Path(a.model).glob("*.safetensors"))
+        threads = 1 if size < 64 << 20 else None
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        if a.threads:
+            os.environ[name] = str(threads)
+        elif threads:
+            os.environ.setdefault(name, str(threads))
 
+
+def run(a):
     from . import checkpoint, llama
     from .engine import Engine, Options
     from .sampling import Sampling
     prompts = read_prompts(a)
-    if a.threads:
-        kvops.set_num_threads(a.threads)
     folder = checkpoint.find(a.model)
     config, tokenizer = checkpoint.read_config(folder), checkpoint.read_tokenizer(folder)
     model = llama.Llama(config, checkpoint.Weights(folder))
@@ -214,6 +225,7 @@ def run(a):
 def main(arguments=None):
     """Runs the program; returns its exit status."""
     a = parser().parse_args(arguments)
+    set_threads(a)
     try:
         import kvops
     except ImportError as error:
