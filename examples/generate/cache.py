@@ -59,44 +59,20 @@ class PagedCache:
         pieces = key.reshape(n, block, heads, size // x, x)
         return rows, (pieces.transpose(0, 2, 3, 1, 4), value.transpose(0, 2, 3, 1))
 
-    def _row(self, x):
-        return x if x.dtype == self.row_dtype else x.astype(self.row_dtype)
-
     def write(self, layer, key, value, slots):
-        """Row i of key and value becomes slot slots[i] of the layer."""
+        """The call that makes row i of key and value slot slots[i] of the layer."""
         key_cache, value_cache = self.views[layer][0]
-        operator = kvops.reshape_and_cache
-        if self.layout != "packed":
-            operator = kvops.reshape_and_cache_flash
-        operator(key=self._row(key), value=self._row(value), key_cache=key_cache,
-                 value_cache=value_cache, slot_mapping=slots, k_scale=self.scales,
-                 v_scale=self.scales)
+        packed = self.layout == "packed"
+        return kvops.prepare("reshape_and_cache" if packed else "reshape_and_cache_flash",
+                             key=key, value=value, key_cache=key_cache, value_cache=value_cache,
+                             slot_mapping=slots, k_scale=self.scales, v_scale=self.scales)
 
-    def attend(self, layer, query, batch):
-        """f32 [rows, heads, size]: every row attends to the tokens of its table row.
-
-        The first batch.sharing rows belong to sequences that share a prefix: they attend to the
-        prefix and to the rest apart, and the two results are merged by their log-sum-exps.
-        """
-        query = self._row(query)
-        n, heads, m = len(query), query.shape[1], batch.sharing
-        out = np.empty(query.shape, self.row_dtype)
-        lse = np.empty((n, heads), np.float32) if m else None
-        self._paged(layer, query, batch.table, batch.lengths, out, lse)
-        if m:
-            prefix = np.empty((m, *query.shape[1:]), self.row_dtype)
-            prefix_lse = np.empty((m, heads), np.float32)
-            self._paged(layer, query[:m], batch.prefix_table, batch.prefix_lengths, prefix,
-                        prefix_lse)
-            kvops.merge_attn_states(prefix_output=prefix, prefix_lse=prefix_lse.T,
-                                    suffix_output=out[:m], suffix_lse=lse[:m].T, out=out[:m])
-        return out.astype(np.float32, copy=False)
-
-    def _paged(self, layer, query, table, lengths, out, lse):
+    def read(self, layer, query, table, lengths, out, lse=None):
+        """The call by which every row of query attends to lengths[i] tokens of its table row."""
         key_cache, value_cache = self.views[layer][1]
-        kvops.paged_attention_v1(query=query, key_cache=key_cache, value_cache=value_cache,
-                                 block_table=table, seq_lens=lengths, out=out, lse=lse,
-                                 k_scale=self.scales, v_scale=self.scales, scale=self.scale)
+        return kvops.prepare("paged_attention_v1", query=query, key_cache=key_cache,
+                             value_cache=value_cache, block_table=table, seq_lens=lengths, out=out,
+                             lse=lse, k_scale=self.scales, v_scale=self.scales, scale=self.scale)
 
     def swap_out(self, pairs):
         """Copies cache blocks to host blocks: pairs of (cache block, host block)."""

@@ -101,7 +101,7 @@ class Engine:
     def __init__(self, model, options):
         self.model, self.options = model, options
         self.sequences, self.sampling = [], []
-        self.scheduler = self.cache = None
+        self.scheduler = self.cache = self.forward = None
         self.steps = self.prefilled = self.decoded = self.merged = 0
         self.seconds = 0.0
 
@@ -132,6 +132,7 @@ class Engine:
         for sequence in self.sequences:
             self.scheduler.add(sequence)
         self.cache = PagedCache(self.model.config, blocks, o.block_size, host, o.dtype, o.layout)
+        self.forward = self.model.bind(self.cache, needs[0] if needs else 0)
 
     @property
     def generated(self):
@@ -152,7 +153,7 @@ class Engine:
         self.cache.swap_out(plan.out)
         self.cache.swap_in(plan.back)
         batch, work = make_batch(plan.work, self.options.block_size)
-        logits = iter(self.model.forward(batch, self.cache))
+        logits = iter(self.forward(batch))
         events = []
         for sequence, count in work:
             decoding = sequence.computed >= sequence.prompt

@@ -1,21 +1,16 @@
-# The forward pass of a Llama model over a batch of token rows from many sequences.
-# Each row is one token at one position of one sequence, so decode steps and prefill chunks mix
-# freely. Norms, rotary embedding, activation, cache writes, attention and its merging are calls of
-# libkvops; the matrix products are NumPy's. Activations are f32.
-#
-#   residual = embed[token]
-#   per layer:  x = norm(residual);       qkv = x Wqkv; rotate q, k; write k, v; x = attend(q) Wo
-#               x = norm(residual += x);  x = (silu(x Wgate) * (x Wup)) Wdown;   residual += x
-#   logits = norm(residual) Whead, for the rows that are asked for
+# A Llama model: its weights, with matrices that are used together joined, and its rotary table.
 import math
 from dataclasses import dataclass
 
-import kvops
 import numpy as np
+
+from .forward import Forward
 
 
 @dataclass
 class Layer:
+    """Matrices are [inputs, outputs]; a bias is None where the checkpoint has none."""
+
     norm: np.ndarray  # [width]
     qkv: np.ndarray  # [width, (heads + 2 kv_heads) head_dim]
     qkv_bias: np.ndarray | None
@@ -72,13 +67,6 @@ def _layer(config, weights, index):
                  weights(f"{base}.post_attention_layernorm.weight", (width,)), *gate_up, *down)
 
 
-def _product(x, matrix, bias):
-    y = x @ matrix
-    if bias is not None:
-        y += bias
-    return y
-
-
 class Llama:
     def __init__(self, config, weights):
         self.config = config
@@ -89,39 +77,6 @@ class Llama:
         self.head = (self.embed if tied else weights("lm_head.weight", self.embed.shape)).T
         self.rope = rope_table(config)
 
-    def forward(self, batch, cache):
-        """Logits [rows asked for, vocabulary]; the keys and values of all rows enter the cache."""
-        epsilon = self.config.epsilon
-        residual = self.embed[batch.tokens]
-        x = np.empty_like(residual)
-        for index, layer in enumerate(self.layers):
-            if index:
-                kvops.fused_add_rms_norm(input=x, residual=residual, weight=layer.norm,
-                                         epsilon=epsilon)
-            else:
-                kvops.rms_norm(input=residual, weight=layer.norm, out=x, epsilon=epsilon)
-            x = self._attention(layer, x, batch, cache, index)
-            kvops.fused_add_rms_norm(input=x, residual=residual, weight=layer.mlp_norm,
-                                     epsilon=epsilon)
-            x = self._mlp(layer, x)
-        kvops.fused_add_rms_norm(input=x, residual=residual, weight=self.norm, epsilon=epsilon)
-        return x[batch.wanted] @ self.head
-
-    def _attention(self, layer, x, batch, cache, index):
-        c = self.config
-        n, q_size, kv_size = len(x), c.heads * c.head_dim, c.kv_heads * c.head_dim
-        qkv = _product(x, layer.qkv, layer.qkv_bias)
-        query = qkv[:, :q_size].reshape(n, c.heads, c.head_dim)
-        key = qkv[:, q_size : q_size + kv_size].reshape(n, c.kv_heads, c.head_dim)
-        value = qkv[:, q_size + kv_size :].reshape(n, c.kv_heads, c.head_dim)
-        kvops.rotary_embedding(positions=batch.positions, query=query, key=key,
-                               cos_sin_cache=self.rope, head_size=c.head_dim, is_neox=1)
-        cache.write(index, key, value, batch.slots)
-        out = cache.attend(index, query, batch)
-        return _product(out.reshape(n, q_size), layer.out, layer.out_bias)
-
-    def _mlp(self, layer, x):
-        gate_up = _product(x, layer.gate_up, layer.gate_up_bias)
-        y = np.empty((len(x), self.config.hidden), np.float32)
-        kvops.silu_and_mul(input=gate_up, out=y)
-        return _product(y, layer.down, layer.down_bias)
+    def bind(self, cache, width):
+        """The forward pass over a cache, for tables of `width` blocks."""
+        return Forward(self, cache, width)

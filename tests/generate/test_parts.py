@@ -3,6 +3,7 @@
 # what a row can read: a wrong block, slot, length or swap gives another text.
 import zlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,7 +33,11 @@ def digest(tokens):
 class ListModel:
     config = Config()
 
-    def forward(self, batch, cache):
+    def bind(self, cache, width):
+        return None
+
+    @staticmethod
+    def forward(cache, batch):
         cache.slots[batch.slots] = batch.tokens
         rows = []
         for i in range(len(batch.tokens)):
@@ -71,6 +76,7 @@ def simulate(prompts, limits, **options):
     runner.set_up()
     s = runner.scheduler
     runner.cache = ListCache(s.pool.count, s.block_size, s.host.count)
+    runner.forward = partial(ListModel.forward, runner.cache)
     for steps, _ in enumerate(iter(lambda: s.idle or runner.step(), True)):
         assert steps < 20000, "the scheduler makes no progress"
     return runner
