@@ -37,6 +37,8 @@ class PagedCache:
         self.host = np.zeros((host_blocks, *shape[1:]), self.dtype)
         self.block_bytes = config.layers * 2 * side * self.dtype.itemsize
         self.views = [self._views(self.storage[:, i], x) for i in range(config.layers)]
+        # Operators count here what they skip: slots, blocks, positions that do not exist. Stays 0.
+        self.faults = np.zeros(1, np.int64)
         # One scale per tensor; e4m3 holds up to 448 with 1, far above what keys and values reach.
         self.scales = None
         if dtype == "f8_e4m3":
@@ -65,14 +67,16 @@ class PagedCache:
         packed = self.layout == "packed"
         return kvops.prepare("reshape_and_cache" if packed else "reshape_and_cache_flash",
                              key=key, value=value, key_cache=key_cache, value_cache=value_cache,
-                             slot_mapping=slots, k_scale=self.scales, v_scale=self.scales)
+                             slot_mapping=slots, k_scale=self.scales, v_scale=self.scales,
+                             faults=self.faults)
 
     def read(self, layer, query, table, lengths, out, lse=None):
         """The call by which every row of query attends to lengths[i] tokens of its table row."""
         key_cache, value_cache = self.views[layer][1]
         return kvops.prepare("paged_attention_v1", query=query, key_cache=key_cache,
                              value_cache=value_cache, block_table=table, seq_lens=lengths, out=out,
-                             lse=lse, k_scale=self.scales, v_scale=self.scales, scale=self.scale)
+                             lse=lse, k_scale=self.scales, v_scale=self.scales, scale=self.scale,
+                             faults=self.faults)
 
     def swap_out(self, pairs):
         """Copies cache blocks to host blocks: pairs of (cache block, host block)."""

@@ -77,7 +77,7 @@ def parser():
         help="most tokens a step: longer prompts enter in chunks (256)")
     add("--device", choices=("cpu",), default="cpu", help="(cpu)")
     add("--threads", type=_at_least(1), default=None, metavar="N", help="for the operators and for "
-        "the products (all cores; 1 for models under 64 MB, where waiting costs more than it saves)")
+        "the products (all cores; 1 for a model under 64 MB, as waiting costs more than it saves)")
     add = p.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON line per text, when it is finished")
     add("-q", "--quiet", action="store_true", help="no figures on standard error")
@@ -197,6 +197,7 @@ def set_threads(a):
 
 
 def run(a):
+    """Generates; errors that the user can put right are UsageErrors."""
     from . import checkpoint, llama
     from .engine import Engine, Options
     from .sampling import Sampling
@@ -225,6 +226,7 @@ def run(a):
 def main(arguments=None):
     """Runs the program; returns its exit status."""
     a = parser().parse_args(arguments)
+    sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?"
     set_threads(a)
     try:
         import kvops

@@ -7,9 +7,9 @@
 #               x = norm(residual += x);  x = (silu(x Wgate) * (x Wup)) Wdown;   residual += x
 #   logits = norm(residual) Whead, for the rows that are asked for
 #
-# For a given number of rows all of this is laid out once, as buffers and prepared calls; a step then
-# fills in tokens, positions, slots and tables, and runs the list. Activations are f32; around a bf16
-# cache queries, keys, values and the result of attention are rounded to bf16.
+# For a given number of rows all of this is laid out once, as buffers and prepared calls; a step
+# then fills in tokens, positions, slots and tables, and runs the list. Activations are f32; around
+# a bf16 cache queries, keys, values and the result of attention are rounded to bf16.
 from collections import OrderedDict
 from functools import partial
 
@@ -94,7 +94,8 @@ class Program:
         c = self.model.config
         self._product(self.x, layer.qkv, layer.qkv_bias, self.qkv)
         self._call("rotary_embedding", positions=self.positions, query=self.q, key=self.k,
-                   cos_sin_cache=self.model.rope, head_size=c.head_dim, is_neox=1)
+                   cos_sin_cache=self.model.rope, faults=self.cache.faults,
+                   head_size=c.head_dim, is_neox=1)
         q, k, v = self.q, self.k, self.v
         if self.narrow:
             for wide, narrow in zip((q, k, v), self.narrow_qkv):

@@ -17,13 +17,14 @@ def load(folder):
     return llama.Llama(checkpoint.read_config(folder), checkpoint.Weights(folder))
 
 
-def generate(model, prompts, tokens, how=sampling.Sampling(), **options):
+def generate(model, prompts, tokens, how=sampling.Sampling(), ignore_end=True, **options):
     """(the engine after its run, generated tokens of every prompt)."""
-    runner = engine.Engine(model, engine.Options(ignore_end=True, **options))
+    runner = engine.Engine(model, engine.Options(ignore_end=ignore_end, **options))
     for prompt in prompts:
         runner.submit(prompt, tokens, how)
     for _ in runner.run():
         pass
+    assert runner.cache.faults[0] == 0
     return runner, [s.tokens[s.prompt :] for s in runner.sequences]
 
 

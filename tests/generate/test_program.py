@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from conftest import FOLDER, ROOT, generate, load
 from dense import Dense
+from generate.errors import UsageError
 
 BASE = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 60,
         "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
@@ -77,6 +78,22 @@ def test_checkpoints(kind, tmp_path):
         top = np.sort(logits, axis=1)
         assert np.min(top[:, -1] - top[:, -2]) > 1e-4  # these seeds have no close call
         assert output == list(logits.argmax(axis=1))
+
+
+def test_the_end_token_ends_a_text(tmp_path):
+    write_checkpoint(tmp_path, {}, np.float32, 1)
+    prompt = list(range(20))
+    _, (free,) = generate(load(tmp_path), [prompt], 20)
+    end = free[5]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, 59]}))
+    _, (ended, other) = generate(load(tmp_path), [prompt, [3, 4]], 20, ignore_end=False)
+    assert ended == free[: free.index(end) + 1] and len(other) > 0
+
+
+def test_f8_needs_sixteen_elements(tmp_path):
+    write_checkpoint(tmp_path, {}, np.float32, 1)  # 48 / 6: heads of 8
+    with pytest.raises(UsageError, match="the head size is 8, expected a multiple of 16 .for a f8"):
+        generate(load(tmp_path), [[1]], 2, dtype="f8_e4m3")
 
 
 def run(*arguments, text=None):
