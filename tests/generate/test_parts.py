@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from conftest import FOLDER  # noqa: F401  (puts examples/ on the path)
 from generate import engine, holdout, sampling
@@ -176,6 +177,18 @@ def test_characters_come_whole(tokenizer):
     assert "".join(pieces) == text and "\ufffd" not in "".join(pieces)
     assert pieces[0] == "c" and len([p for p in pieces if p]) == len(text)
     assert stream.push(0xE6) == "" and stream.finish() == "\ufffd"
+
+
+def test_spaces_between_word_pieces_survive():
+    """Llama 2's kind of tokenizer: pieces begin with a space, and a text's first space is cut."""
+    pieces = ["<unk>", "\u2581the", "\u2581cache", "s", "\u2581", "<0xC2>", "<0xB5>", "\u2581s"]
+    tokenizer = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence([
+        decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+        decoders.Strip(" ", 1, 0)])
+    stream = TextStream(tokenizer, [1])
+    texts = [stream.push(token) for token in [2, 3, 4, 5, 6, 3, 2, 7]]
+    assert texts == [" cache", "s", " ", "", "\u00b5", "s", " cache", " s"]
 
 
 def test_texts_come_in_order():
