@@ -75,7 +75,7 @@ typedef struct kvops_reshape_and_cache_flash_args {
 //
 // NaN enters amax only if all 16 are NaN, and codes as 6. NVFP4_4OVER6 also tries c = 1/4 and keeps
 // it where the sum of (decode(code) * RN(1 / w) - x)^2 is strictly smaller: in f32, rounded after
-// every operation, (e0^2 + e1^2), + (e2^2 + e3^2), ...; e = x where w = 0. Reciprocals are
+// every operation, of pairs, pairs of pairs and so on; 1 / w is 0 where w = 0. Reciprocals are
 // correctly rounded: all backends write the same bytes. Under a k_scale that is not positive and
 // finite the codes mean nothing.
 KVOPS_API kvops_status

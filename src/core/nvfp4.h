@@ -47,19 +47,17 @@ KVOPS_HD inline float nvfp4_factor(f8_e4m3 scale, float inverse) {
   return s == 0 ? 0.0f : div_rn(1, mul_rn(s, div_rn(1, inverse)));
 }
 
-// Sum of (decode(code) / w - x)^2, pair by pair: (e0 + e1), + (e2 + e3), ...
+// Sum of e^2 = (decode(code) * RN(1 / w) - x)^2 in pairs, pairs of pairs and so on: rounded after
+// every operation, so that it has the same bits everywhere. e = -x where w is 0.
 KVOPS_HD inline float nvfp4_error(const float (&x)[16], float w) {
-  float back = w == 0 ? 0.0f : div_rn(1, w), sum = 0;
-  for (int i = 0; i < 16; i += 2) {
-    float square[2];
-    for (int j = 0; j < 2; ++j) {
-      float q = decode_e2m1(encode_e2m1(mul_rn(x[i + j], w)));
-      float e = w == 0 ? x[i + j] : add_rn(mul_rn(q, back), -x[i + j]);
-      square[j] = mul_rn(e, e);
-    }
-    sum = add_rn(sum, add_rn(square[0], square[1]));
+  float back = w == 0 ? 0.0f : div_rn(1, w), sum[16];
+  for (int i = 0; i < 16; ++i) {
+    float e = add_rn(mul_rn(decode_e2m1(encode_e2m1(mul_rn(x[i], w))), back), -x[i]);
+    sum[i] = mul_rn(e, e);
   }
-  return sum;
+  for (int n = 8; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) sum[i] = add_rn(sum[2 * i], sum[2 * i + 1]);
+  return sum[0];
 }
 
 struct Nvfp4Group {

@@ -1,7 +1,7 @@
 // Groups of 16 elements as e2m1 codes: the vector form of core/nvfp4.h, equal to it bit for bit.
 //
 // Scales and reciprocals of up to kNvfp4Groups groups are computed side by side, lane = group; the
-// codes of one group lie across lanes, at most 8 at a time: 8 codes are one 32-bit word.
+// elements of one group lie across lanes, at most 16 at a time.
 #include "core/nvfp4.h"
 #include "cpu/simd-inl.h"
 
@@ -18,49 +18,59 @@ namespace HWY_NAMESPACE {
 
 inline constexpr int64_t kNvfp4Groups = 16;
 
-using Eighth = hn::CappedTag<float, 8>;
+using GroupLanes = hn::CappedTag<float, 16>;
 
-// Codes 0 to 15 as u32 lanes: half to even, saturating, any NaN 7.
-HWY_INLINE hn::Vec<Bits32<Eighth>> e2m1_codes(hn::Vec<Eighth> y) {
-  const Eighth d;
-  const Bits32<Eighth> du;
+// |y| up to 6, the largest code; any NaN becomes 6, with a positive sign in `sign`.
+template <class D>
+HWY_INLINE hn::Vec<D> e2m1_magnitude(D d, hn::Vec<D> y, hn::Vec<Bits32<D>>* sign) {
+  const Bits32<D> du;
   const auto m = hn::Abs(y);
-  auto minus = hn::BitCast(du, hn::VecFromMask(d, hn::Gt(m, hn::Set(d, 0.25f))));
-  const auto count = [&](hn::Mask<Eighth> mask) HWY_ATTR {
-    minus = hn::Add(minus, hn::BitCast(du, hn::VecFromMask(d, mask)));
-  };
-  count(hn::Ge(m, hn::Set(d, 0.75f)));
-  count(hn::Gt(m, hn::Set(d, 1.25f)));
-  count(hn::Ge(m, hn::Set(d, 1.75f)));
-  count(hn::Gt(m, hn::Set(d, 2.5f)));
-  count(hn::Ge(m, hn::Set(d, 3.5f)));
-  count(hn::Gt(m, hn::Set(d, 5.0f)));
-  const auto sign = hn::And(hn::ShiftRight<28>(hn::BitCast(du, y)), hn::Set(du, 8));
-  const auto code = hn::Or(hn::Sub(hn::Zero(du), minus), sign);
-  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(y)), hn::Set(du, 7), code);
+  const auto number = hn::RebindMask(du, hn::Eq(y, y));
+  *sign = hn::IfThenElseZero(number, hn::AndNot(hn::BitCast(du, m), hn::BitCast(du, y)));
+  const auto most = hn::Set(d, 6.0f);
+  return hn::IfThenElse(hn::Lt(m, most), m, most);
 }
 
-// 16 codes of one group to 8 bytes; lane i of a word is shifted to nibble i.
+// Below 1, where the steps are 1/2: the sum with 2^22 has its last place there.
+inline constexpr float kHalves = 4194304.0f;
+
+// From 1 on: the bits of m, rounded to one bit of mantissa.
+template <class D>
+HWY_INLINE hn::Vec<Bits32<D>> e2m1_round(D, hn::Vec<D> m) {
+  const Bits32<D> du;
+  const auto bits = hn::BitCast(du, m);
+  const auto odd = hn::And(hn::ShiftRight<22>(bits), hn::Set(du, 1));
+  return hn::Add(bits, hn::Add(odd, hn::Set(du, 0x001FFFFF)));
+}
+
+// 16 codes of one group, x * w, to 8 bytes.
 template <class S>
 HWY_INLINE void store_codes(const S* x, float w, uint8_t* to) {
-  const Eighth d;
-  const Bits32<Eighth> du;
+  const GroupLanes d;
+  const Bits32<GroupLanes> du;
+  const hn::Rebind<uint8_t, GroupLanes> d8;
+  const hn::Repartition<uint16_t, decltype(d8)> d16;
+  const hn::Rebind<uint8_t, decltype(d16)> half;
   const size_t lanes = hn::Lanes(d);
-  const auto nibble = hn::ShiftLeft<2>(hn::Iota(du, 0));
-  for (size_t word = 0; word < 2; ++word) {
-    uint32_t bits = 0;
-    for (size_t i = 0; i < 8; i += lanes) {
-      const auto codes = e2m1_codes(hn::Mul(load(d, x + 8 * word + i), hn::Set(d, w)));
-      bits |= hn::GetLane(hn::SumOfLanes(du, hn::Shl(codes, nibble))) << 4 * i;
-    }
-    hwy::CopyBytes<4>(&bits, to + 4 * word);
+  for (size_t i = 0; i < 16; i += lanes) {
+    hn::Vec<Bits32<GroupLanes>> sign;
+    const auto m = e2m1_magnitude(d, hn::Mul(load(d, x + i), hn::Set(d, w)), &sign);
+    const auto large = hn::Sub(hn::ShiftRight<22>(e2m1_round(d, m)), hn::Set(du, 252));
+    const auto halves = hn::Set(d, kHalves);
+    const auto small = hn::Sub(hn::BitCast(du, hn::Add(m, halves)), hn::BitCast(du, halves));
+    const auto below_1 = hn::RebindMask(du, hn::Lt(m, hn::Set(d, 1.0f)));
+    const auto code = hn::Or(hn::IfThenElse(below_1, small, large), hn::ShiftRight<28>(sign));
+    const auto bytes = hn::BitCast(d16, narrow_code<uint8_t>(d, code));
+    const auto pairs = hn::And(hn::Or(bytes, hn::ShiftRight<4>(bytes)), hn::Set(d16, 0xFF));
+    hn::StoreU(hn::DemoteTo(half, hn::BitCast(hn::RebindToSigned<decltype(d16)>(), pairs)), half,
+               to + i / 2);
   }
 }
 
-// The largest magnitude of 16 elements. ignore_nan: 0 when there are only NaN; else NaN then.
+// The largest magnitude of 16 elements; NaN does not count.
 template <class S>
 HWY_INLINE float group_amax(const S* x, float when_all_nan) {
-  const Eighth d;
+  const GroupLanes d;
   const size_t lanes = hn::Lanes(d);
   auto m = hn::Set(d, -1.0f);
   for (size_t i = 0; i < 16; i += lanes) {
@@ -71,13 +81,29 @@ HWY_INLINE float group_amax(const S* x, float when_all_nan) {
   return amax < 0 ? when_all_nan : amax;
 }
 
-// The sum of squared errors of codes q = e2m1(x * w), summed as core/nvfp4.h sums.
+// nvfp4_error() of core/nvfp4.h.
 template <class S>
 HWY_INLINE float group_error(const S* x, float w) {
-  float wide[16];
-  const Eighth d;
-  for (size_t i = 0; i < 16; i += hn::Lanes(d)) hn::StoreU(load(d, x + i), d, wide + i);
-  return nvfp4_error(wide, w);
+  const GroupLanes d;
+  const Bits32<GroupLanes> du;
+  const size_t lanes = hn::Lanes(d);
+  const auto back = hn::Set(d, w == 0 ? 0.0f : 1.0f / w), halves = hn::Set(d, kHalves);
+  HWY_ALIGN float sums[16];  // of 4 elements, in every fourth place
+  for (size_t i = 0; i < 16; i += lanes) {
+    hn::Vec<Bits32<GroupLanes>> sign;
+    const auto v = load(d, x + i);
+    const auto m = e2m1_magnitude(d, hn::Mul(v, hn::Set(d, w)), &sign);
+    const auto large = hn::And(e2m1_round(d, m), hn::Set(du, 0xFFC00000));
+    const auto small = hn::Sub(hn::Add(m, halves), halves);
+    auto q = hn::IfThenElse(hn::Lt(m, hn::Set(d, 1.0f)), small, hn::BitCast(d, large));
+    q = hn::BitCast(d, hn::Or(hn::BitCast(du, q), sign));
+    const auto e = hn::Sub(hn::Mul(q, back), v);
+    auto sum = hn::Mul(e, e);
+    sum = hn::Add(sum, hn::Shuffle2301(sum));
+    sum = hn::Add(sum, hn::Shuffle1032(sum));
+    hn::Store(sum, d, sums + i);
+  }
+  return (sums[0] + sums[4]) + (sums[8] + sums[12]);
 }
 
 // Quantises n <= kNvfp4Groups groups; inverse = RN(1 / k_scale).

@@ -85,13 +85,11 @@ def nvfp4(x, scale, four_over_six):
             w = np.where(s == 0, F32(0), F32(1) / (s * (F32(1) / inverse)))
             codes = e2m1(groups * w[..., None])
             q = np.where(codes & 8, -1, 1).astype(F32) * E2M1[codes & 7].astype(F32)
-            back = F32(1) / w[..., None]
-            e = np.where(w[..., None] == 0, groups, q * back - groups)
-            pairs = e[..., 0::2] * e[..., 0::2] + e[..., 1::2] * e[..., 1::2]
-            error = np.zeros(w.shape, F32)
-            for i in range(8):
-                error = error + pairs[..., i]
-            tries.append((codes, sf, error))
+            back = np.where(w == 0, F32(0), F32(1) / w)[..., None]
+            error = (q * back - groups) * (q * back - groups)
+            while error.shape[-1] > 1:
+                error = error[..., 0::2] + error[..., 1::2]
+            tries.append((codes, sf, error[..., 0]))
         four = (tries[1][2] < tries[0][2]) & four_over_six
     codes = np.where(four[..., None], tries[1][0], tries[0][0])
     return (nibbles(codes).reshape(x.shape[:-1] + (-1,)),
