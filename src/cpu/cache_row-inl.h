@@ -32,18 +32,6 @@ HWY_INLINE void write_row(const S* from, C* to, int64_t n, float scale) {
   }
 }
 
-// n elements of a row to places `stride` apart.
-template <class S, class C>
-void scatter_row(const S* from, C* to, int64_t n, int64_t stride, float scale) {
-  constexpr int64_t kChunk = 128;
-  C chunk[kChunk];
-  for (int64_t begin = 0; begin < n; begin += kChunk) {
-    const int64_t count = HWY_MIN(kChunk, n - begin);
-    write_row(from + begin, chunk, count, scale);
-    for (int64_t i = 0; i < count; ++i) to[(begin + i) * stride] = chunk[i];
-  }
-}
-
 // The scale of head h: a scalar, or one per head; 1 when there is none.
 struct Scale {
   const float* data;

@@ -4,8 +4,9 @@
 //   value_cache [blocks][heads][size][block]        a row lies across: tokens of neighbouring
 //                                                   positions are turned in square tiles
 //
-// A thread takes some tokens; runs of them within one block are written together. Where the strides
-// make a row contiguous (a flash cache seen as [blocks, heads, size/x, block, x]) it is one copy.
+// A thread takes some tokens; runs of them within one block are written together. fp8 rows are first
+// quantised to a buffer of L1's size, so that the layouts deal with elements of 1, 2 and 4 bytes.
+// Where the strides make a row contiguous (a flash cache, permuted) it is one copy.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/reshape_and_cache.cpp"
 #include <hwy/foreach_target.h>
@@ -25,39 +26,47 @@ namespace {
 template <class C>
 inline constexpr int64_t kGroup = 16 / int64_t(sizeof(C));  // x, and the side of a tile
 
-// What a run of n tokens of one head is: rows `from_stride` apart, n neighbouring positions.
-template <class S>
+constexpr int64_t kLongest = 64;  // tokens that are written together
+constexpr int64_t kChunk = 128;   // elements of a row that are quantised together
+
+// Part of n rows of one head, `stride` apart, for neighbouring positions of a block.
+template <class C>
 struct Rows {
-  const S* from;
-  int64_t from_stride, n, size;
-  float scale;
+  const C* from;
+  int64_t stride, n, size;
+  const C* row(int64_t i) const { return from + i * stride; }
 };
 
-template <class S, class C>
-void write_keys(const Rows<S>& r, C* to, const TensorView<C, 5>& cache) {
+template <class C>
+HWY_INLINE void scatter(const C* from, C* to, int64_t n, int64_t stride) {
+  for (int64_t i = 0; i < n; ++i) to[i * stride] = from[i];
+}
+
+template <class C>
+void write_keys(const Rows<C>& r, C* to, const TensorView<C, 5>& cache) {
   constexpr int64_t x = kGroup<C>;
   const int64_t group = cache.stride[2], position = cache.stride[3], element = cache.stride[4];
-  for (int64_t i = 0; element == 1 && group == x && i < r.n; ++i)
-    write_row(r.from + i * r.from_stride, to + i * position, r.size, r.scale);
-  if (element == 1 && group == x) return;
+  if (element == 1 && group == x) {
+    for (int64_t i = 0; i < r.n; ++i)
+      std::memcpy(to + i * position, r.row(i), size_t(r.size) * sizeof(C));
+    return;
+  }
   for (int64_t d = 0; d < r.size; d += x, to += group)
     for (int64_t i = 0; i < r.n; ++i) {
-      const S* from = r.from + i * r.from_stride + d;
       if (element == 1)
-        write_row(from, to + i * position, x, r.scale);
+        hwy::CopyBytes<16>(r.row(i) + d, to + i * position);
       else
-        scatter_row(from, to + i * position, x, element, r.scale);
+        scatter(r.row(i) + d, to + i * position, x, element);
     }
 }
 
-// Column j of a tile goes to to + j * stride. L perfect shuffles of L vectors turn the tile.
+// Turns L rows of L elements: column j goes to to + j * stride. Each step is a perfect shuffle.
 template <class C>
-HWY_INLINE void turn_tile(const C* const (&rows)[kGroup<C>], C* to, int64_t stride) {
-  using U = hwy::UnsignedFromSize<sizeof(C)>;
+HWY_INLINE void turn_tile(const C* from, int64_t from_stride, C* to, int64_t to_stride) {
   constexpr int64_t L = kGroup<C>;
-  const hn::FixedTag<U, L> d;
+  const hn::FixedTag<C, L> d;
   hn::Vec<decltype(d)> v[L], next[L];
-  for (int64_t i = 0; i < L; ++i) v[i] = load_raw(d, rows[i]);
+  for (int64_t i = 0; i < L; ++i) v[i] = hn::LoadU(d, from + i * from_stride);
   for (int64_t step = 1; step < L; step *= 2) {
     for (int64_t i = 0; i < L / 2; ++i) {
       next[2 * i] = hn::InterleaveLower(d, v[i], v[i + L / 2]);
@@ -65,66 +74,77 @@ HWY_INLINE void turn_tile(const C* const (&rows)[kGroup<C>], C* to, int64_t stri
     }
     for (int64_t i = 0; i < L; ++i) v[i] = next[i];
   }
-  for (int64_t i = 0; i < L; ++i) store_raw(d, v[i], to + i * stride);
+  for (int64_t i = 0; i < L; ++i) hn::StoreU(v[i], d, to + i * to_stride);
 }
 
 // Positions are neighbours: whole tiles are turned, what is left is scattered.
-template <class S, class C>
-void write_across(const Rows<S>& r, C* to, int64_t element) {
+template <class C>
+void write_across(const Rows<C>& r, C* to, int64_t element) {
   constexpr int64_t L = kGroup<C>;
   const int64_t whole = r.size - r.size % L;
   int64_t i = 0;
   for (; i + L <= r.n; i += L) {
-    for (int64_t d = 0; d < whole; d += L) {
-      C converted[L][L];
-      const C* rows[L];
-      for (int64_t j = 0; j < L; ++j) {
-        const S* from = r.from + (i + j) * r.from_stride + d;
-        if constexpr (std::is_same_v<S, C>) {
-          rows[j] = from;
-        } else {
-          write_row(from, converted[j], L, r.scale);
-          rows[j] = converted[j];
-        }
-      }
-      turn_tile<C>(rows, to + d * element + i, element);
-    }
-    for (int64_t j = 0; whole < r.size && j < L; ++j)
-      scatter_row(r.from + (i + j) * r.from_stride + whole, to + whole * element + i + j,
-                  r.size - whole, element, r.scale);
+    for (int64_t d = 0; d < whole; d += L)
+      turn_tile(r.row(i) + d, r.stride, to + d * element + i, element);
+    for (int64_t j = i; j < i + L; ++j)
+      scatter(r.row(j) + whole, to + whole * element + j, r.size - whole, element);
   }
-  for (; i < r.n; ++i) scatter_row(r.from + i * r.from_stride, to + i, r.size, element, r.scale);
+  for (; i < r.n; ++i) scatter(r.row(i), to + i, r.size, element);
 }
 
-template <class S, class C>
-void write_values(const Rows<S>& r, C* to, const TensorView<C, 4>& cache) {
+template <class C>
+void write_values(const Rows<C>& r, C* to, const TensorView<C, 4>& cache) {
   const int64_t element = cache.stride[2], position = cache.stride[3];
   if (position == 1 && element != 1) return write_across(r, to, element);
   for (int64_t i = 0; i < r.n; ++i) {
-    const S* from = r.from + i * r.from_stride;
     if (element == 1)
-      write_row(from, to + i * position, r.size, r.scale);
+      std::memcpy(to + i * position, r.row(i), size_t(r.size) * sizeof(C));
     else
-      scatter_row(from, to + i * position, r.size, element, r.scale);
+      scatter(r.row(i), to + i * position, r.size, element);
+  }
+}
+
+// Calls put(rows, d) for the elements [d, d + rows.size) of n rows of one head: as they are, or
+// quantised in pieces.
+template <class S, class C, class F>
+HWY_INLINE void for_each_part(const S* from, int64_t stride, int64_t n, int64_t size, float scale,
+                              F&& put) {
+  using U = hwy::UnsignedFromSize<sizeof(C)>;
+  if constexpr (std::is_same_v<S, C>) {
+    put(Rows<U>{from, stride, n, size}, 0);
+  } else {
+    C part[kLongest * kChunk];
+    for (int64_t d = 0; d < size; d += kChunk) {
+      const int64_t count = HWY_MIN(kChunk, size - d);
+      for (int64_t i = 0; i < n; ++i)
+        write_row(from + i * stride + d, part + i * kChunk, count, scale);
+      put(Rows<U>{reinterpret_cast<const U*>(part), kChunk, n, count}, d);
+    }
   }
 }
 
 template <class S, class C>
 kvops_status write(const kvops_reshape_and_cache_args& a) {
-  constexpr int64_t kLongest = 64;  // tokens that are written together
+  using U = hwy::UnsignedFromSize<sizeof(C)>;
   const auto key = view<const S, 3>(a.key), value = view<const S, 3>(a.value);
-  const auto key_cache = view<C, 5>(a.key_cache);
-  const auto value_cache = view<C, 4>(a.value_cache);
+  const auto key_cache = view<U, 5>(a.key_cache);
+  const auto value_cache = view<U, 4>(a.value_cache);
   const int64_t heads = key.shape[1], size = key.shape[2];
   const float k_scale = scale_of(a.k_scale)(0), v_scale = scale_of(a.v_scale)(0);
   for_each_run(slot_map(a.slot_mapping, key_cache.shape[0], key_cache.shape[3]), kLongest,
                2 * heads * size * int64_t(sizeof(S) + sizeof(C)), a.faults,
                [&](int64_t t, int64_t b, int64_t o, int64_t n) {
                  for (int64_t h = 0; h < heads; ++h) {
-                   const Rows<S> k = {key.at(t, h), key.stride[0], n, size, k_scale};
-                   const Rows<S> v = {value.at(t, h), value.stride[0], n, size, v_scale};
-                   write_keys(k, key_cache.at(b, h, 0, o), key_cache);
-                   write_values(v, value_cache.at(b, h, 0, o), value_cache);
+                   for_each_part<S, C>(key.at(t, h), key.stride[0], n, size, k_scale,
+                                       [&](const Rows<U>& rows, int64_t d) {
+                                         U* to = key_cache.at(b, h, d / kGroup<C>, o);
+                                         write_keys(rows, to, key_cache);
+                                       });
+                   for_each_part<S, C>(value.at(t, h), value.stride[0], n, size, v_scale,
+                                       [&](const Rows<U>& rows, int64_t d) {
+                                         U* to = value_cache.at(b, h, d, o);
+                                         write_values(rows, to, value_cache);
+                                       });
                  }
                });
   return KVOPS_OK;
