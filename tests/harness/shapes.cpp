@@ -1,5 +1,5 @@
-// Parses case lines and evaluates shapes. The grammar of an expression: sums of products of numbers,
-// names, calls and parentheses, with + - * / %.
+// Parses case lines and evaluates shapes. The grammar of an expression: sums of products of
+// numbers, names, calls and parentheses, with + - * / %.
 #include "shapes.h"
 
 #include <cmath>

@@ -25,7 +25,7 @@ struct ShapeCase {
   std::map<std::string, std::string> value;  // by key
 };
 
-// Every combination of a line, or of every line of a file; on failure none, and the reason in *error.
+// Every combination of a line, or of all lines of a file; on failure none, and why in *error.
 std::vector<ShapeCase> parse_case(const std::string& line, std::string* error);
 std::vector<ShapeCase> read_cases(const std::string& path, std::string* error);
 

@@ -1,5 +1,5 @@
-// From a case line (tests/harness/shapes.h) to a call without memory: dtypes, extents, which optional tensors are given, the
-// workspace's size, and the bytes that the call must at least move.
+// From a case line (tests/harness/shapes.h) to a call without memory: dtypes, extents, which
+// optional tensors are given, the workspace's size, and the bytes that the call must at least move.
 #pragma once
 #include <cstddef>
 #include <functional>
