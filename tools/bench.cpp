@@ -109,6 +109,15 @@ class Bench {
     return run(op, memory, copies, m);
   }
 
+  // The bytes of a call, or why it is none.
+  std::string list(const kvops_op_info* op, Measurement& m) {
+    auto layout = cases::lay_out(op, m.one, device_);
+    if (layout.error.empty())
+      std::printf("%-24s %-14s %12lld bytes  %s\n", op->name, m.one.name.c_str(),
+                  (long long)layout.traffic, m.one.text.c_str());
+    return layout.error;
+  }
+
   const kvops_device_info& info() const { return info_; }
   int threads() const { return threads_; }
 
@@ -252,18 +261,20 @@ int bench(const BenchOptions& options) {
              " " + job.one.name + " " + job.one.text);
     Measurement m;
     m.one = job.one;
-    auto problem = bench.measure(job.op, m);
+    auto problem = options.list ? bench.list(job.op, m) : bench.measure(job.op, m);
     progress("");
     if (!problem.empty()) {
       std::fprintf(stderr, "kvops: %s\n", problem.c_str());
       ++failures;
+    } else if (options.list) {
+      continue;
     } else if (options.json) {
       add_row(json, job.op, m);
     } else {
       print_row(job.op, m);
     }
   }
-  if (options.json) json.close(']').close('}').print();
+  if (options.json && !options.list) json.close(']').close('}').print();
   return failures != 0;
 }
 

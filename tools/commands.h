@@ -26,6 +26,7 @@ struct BenchOptions {
   int64_t threads = 0;  // 0: all that the process may use
   double seconds = 1;   // per call measured
   bool json = false;
+  bool list = false;  // only says what would be measured
 };
 int bench(const BenchOptions& options);
 

@@ -219,6 +219,7 @@ class Builder {
 
   // Gives the symbols that the line leaves out the value at which a rule just holds.
   void solve() {
+    if (part("sizes") && !number("sizes")) names_["sizes"] = 32768;  // a block of a cache
     auto length = number("seq_len"), block = number("block");
     if (length && block && !number("width")) names_["width"] = (*length + *block - 1) / *block;
     for (bool progress = true; progress;) {
@@ -245,7 +246,7 @@ class Builder {
   bool shapes() {
     for (auto& p : parts_) {
       auto* a = p.info;
-      if (!p.given || a->kind != KVOPS_ARG_TENSOR) continue;
+      if (!p.given || a->kind != KVOPS_ARG_TENSOR || a->flags & KVOPS_ARG_PLACE) continue;
       std::string missing;
       if (shape_of(p, missing)) continue;
       if (!(a->flags & KVOPS_ARG_OPTIONAL) || value(a->name))
