@@ -163,7 +163,7 @@ enum {
 enum {
   KVOPS_COMPARE_EXACT = 0,    // bit for bit; NaN equals NaN
   KVOPS_COMPARE_ULP = 1,      // |x - w| <= t * ulp(w)
-  KVOPS_COMPARE_ROWS = 2,     // |x - w| <= t * max(ulp(w), 2^-23 * largest magnitude of the row)
+  KVOPS_COMPARE_ROWS = 2,     // or <= tolerance_f32 * 2^-23 * the largest magnitude of the row
   KVOPS_COMPARE_SCRATCH = 3,  // not at all
   KVOPS_COMPARE_SET = 4       // rows hold the same values in any order
 };

@@ -1,7 +1,7 @@
-// merge_attn_states: out = RN_T(prefix * a / (a + b) + suffix * b / (a + b)), a = exp(prefix_lse - M),
-// b = exp(suffix_lse - M), M their maximum. A thread takes tokens; the weights of 16 heads of a token
-// are computed together, then each head's row is read and written once.
-// Numerics: with e = exp(-|prefix_lse - suffix_lse|) the weights are 1 / (1 + e) and e / (1 + e), and
+// merge_attn_states: out = RN_T(prefix * a / (a + b) + suffix * b / (a + b)),
+// a = exp(prefix_lse - M), b = exp(suffix_lse - M), M their maximum. A thread takes tokens; the
+// weights of 16 heads of a token are computed together, then each head's row is read and written.
+// Numerics: with e = exp(-|prefix_lse - suffix_lse|) the weights are 1 / (1 + e), e / (1 + e), and
 // out_lse = M + log(1 + e); all in f32. All of (head, token) is read before any of it is written,
 // which is what in place needs.
 #undef HWY_TARGET_INCLUDE

@@ -7,8 +7,8 @@
 //   other strides, odd blocks: element by element
 //   fp8            converted to f16 (exactly, up to a power of 2) where that is fast, else to float
 //
-// What is computed from the rows does not know where they came from: every layout has the same bits.
-// No element of a token that takes no part is converted or computed with; the copies may move it.
+// What is computed from the rows does not know where they came from: every layout has the same
+// bits. No element of a token that takes no part is computed with; the copies may move it.
 #include <cstring>
 
 #include "cpu/paged_attention.h"
@@ -111,8 +111,8 @@ HWY_INLINE hn::Vec<DU> load_blocks(DU du, const unsigned char* p, int64_t stride
 }
 
 // Rows d, d+1, ... of 16 bytes (of one element each of consecutive tokens) -> one vector per token.
-// Interleaving vector i with vector i + n/2 moves the top bit of (vector, lane) to the bottom; after
-// as many times as an index has bits, vector and lane have changed places.
+// Interleaving vector i with vector i + n/2 moves the top bit of (vector, lane) to the bottom;
+// after as many times as an index has bits, vector and lane have changed places.
 template <class DU>
 HWY_INLINE void transpose_square(DU du, const unsigned char* from, int64_t stride,
                                  hn::TFromD<DU>* to, int64_t pitch) {

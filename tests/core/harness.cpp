@@ -100,7 +100,7 @@ TEST_CASE("harness: placements keep to the row, and put every element at its own
   int64_t shape[] = {2, 3, 4};
   for (auto l : {LAYOUT_DENSE, LAYOUT_PADDED, LAYOUT_PERMUTED, LAYOUT_NEGATIVE}) {
     placed p = {};
-    REQUIRE(place(&p, "a b c!", KVOPS_F32, 3, shape, values.data(), l, 0xff) == 0);
+    REQUIRE(place(&p, "a b c!", KVOPS_F32, 3, shape, values.data(), l, 0xff, nullptr) == 0);
     CHECK(p.tensor.stride[2] == 1);
     CHECK((p.tensor.stride[0] < 0) == (l == LAYOUT_NEGATIVE));
     CHECK((p.tensor.stride[0] == 12) == (l == LAYOUT_DENSE));

@@ -90,7 +90,7 @@ static int parse_name(const char* file, entry* e) {
 
 /* Does the array hold what the name of its file says? */
 static int fits(const entry* e) {
-  int text = !strcmp(e->type, "of") || !strcmp(e->type, "address") ||
+  int text = !strcmp(e->type, "of") || !strcmp(e->type, "address") || !strcmp(e->type, "order") ||
              (e->expected && (!strcmp(e->name, "status") || !strcmp(e->name, "message")));
   if (text) return e->array.kind == 'S';
   if (e->dtype)

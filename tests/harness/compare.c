@@ -141,8 +141,8 @@ comparison compare_elements(const kvops_arg_info* info, kvops_dtype dtype, const
       if (!same_set(x + i * size, w + i * size, row, size)) count_wrong(&c, i);
       continue;
     }
-    if (info->compare == KVOPS_COMPARE_ROWS && format_of(dtype, &f))
-      least = ldexp(largest(dtype, w + i * size, row, size), -23);
+    if (info->compare == KVOPS_COMPARE_ROWS && tolerance > 0 && format_of(dtype, &f))
+      least = ldexp(largest(dtype, w + i * size, row, size), -23) * info->tolerance_f32 / tolerance;
     for (j = i; j < i + row; ++j)
       compare_near(&c, tolerance, dtype, x + j * size, w + j * size, j, least);
   }

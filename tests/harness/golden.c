@@ -11,13 +11,13 @@ enum { MAX_VARIANTS = 48 };
 
 /* What every case goes through. 0xff is NaN in all float dtypes but fnuz, 0x80 in those. */
 static const variant basic[] = {
-    /* name       layout           fill alias workspace bare faults hosted stream threads */
-    {"dense", LAYOUT_DENSE, 0xff, 0, 1, 0, 0, 0, 0, 0},
-    {"padded", LAYOUT_PADDED, 0xff, 0, 1, 0, 1, 0, 1, 1},
-    {"permuted", LAYOUT_PERMUTED, 0x80, 0, 1, 0, 1, 0, 0, 3},
-    {"negative strides", LAYOUT_NEGATIVE, 0xa5, 0, 1, 0, 1, 0, 0, 0},
-    {"without optional results", LAYOUT_DENSE, 0xa5, 0, 1, 1, 0, 0, 0, 0},
-    {"without workspace", LAYOUT_DENSE, 0xff, 0, 0, 0, 0, 0, 0, 0},
+    /* name       layout           fill alias workspace bare faults hosted stream threads order */
+    {"dense", LAYOUT_DENSE, 0xff, 0, 1, 0, 0, 0, 0, 0, 0},
+    {"padded", LAYOUT_PADDED, 0xff, 0, 1, 0, 1, 0, 1, 1, 0},
+    {"permuted", LAYOUT_PERMUTED, 0x80, 0, 1, 0, 1, 0, 0, 3, 0},
+    {"negative strides", LAYOUT_NEGATIVE, 0xa5, 0, 1, 0, 1, 0, 0, 0, 0},
+    {"without optional results", LAYOUT_DENSE, 0xa5, 0, 1, 1, 0, 0, 0, 0, 0},
+    {"without workspace", LAYOUT_DENSE, 0xff, 0, 0, 0, 0, 0, 0, 0, 0},
 };
 
 static int has(const kvops_op_info* op, int flags) {
@@ -25,6 +25,16 @@ static int has(const kvops_op_info* op, int flags) {
   for (i = 0; i < op->num_args; ++i)
     if (op->args[i]->kind == KVOPS_ARG_TENSOR && (op->args[i]->flags & flags) == flags) return 1;
   return 0;
+}
+
+static int num_orders(const golden_case* c) {
+  int i, j, most = 0;
+  for (i = 0; i < c->num_steps; ++i)
+    for (j = 0; j < c->steps[i].count; ++j)
+      if (!strcmp(c->steps[i].entries[j].type, "order") &&
+          c->steps[i].entries[j].array.count > most)
+        most = (int)c->steps[i].entries[j].array.count;
+  return most;
 }
 
 static int list_variants(const golden_case* c, kvops_device device, variant* list) {
@@ -48,6 +58,11 @@ static int list_variants(const golden_case* c, kvops_device device, variant* lis
     list[n] = basic[0];
     list[n].name = "one side in pinned memory";
     list[n++].hosted = i + 1;
+  }
+  for (i = 0; i < num_orders(c) && n < MAX_VARIANTS; ++i) {
+    list[n] = basic[0];
+    list[n].name = "in another order";
+    list[n++].order = i + 1;
   }
   return n;
 }

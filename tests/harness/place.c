@@ -61,7 +61,7 @@ static int64_t set_strides(kvops_tensor* t, int packed, layout l) {
 }
 
 int place(placed* p, const char* text, kvops_dtype dtype, int rank, const int64_t* shape,
-          const void* elements, layout l, int fill) {
+          const void* elements, layout l, int fill, const char* order) {
   kvops_tensor* t = &p->tensor;
   int64_t span, i;
   memset(t, 0, sizeof *t);
@@ -71,6 +71,11 @@ int place(placed* p, const char* text, kvops_dtype dtype, int rank, const int64_
   p->count = 1;
   for (i = 0; i < rank; ++i) p->count *= t->shape[i] = shape[i];
   span = set_strides(t, *text ? first_packed(text, rank) : 0, l);
+  for (i = rank, span = order ? 1 : span; order && i-- > 0;) {
+    int axis = order[i] - '0';
+    t->stride[axis] = span;
+    span *= shape[axis];
+  }
   if (!p->count) span = 0;
   p->bytes = 2 * GUARD + (span + GAP) * p->size;
   p->offset = GUARD + (l == LAYOUT_DENSE ? 0 : p->size);

@@ -25,10 +25,11 @@ typedef struct placed {
 } placed;
 
 /* rank and shape are those of the elements; text is the shape of the row in kvops_ops(), "" for
-   memory that is no argument. elements: in C order; NULL: garbage. fill: a byte of it.
+   memory that is no argument. elements: in C order; NULL: garbage. fill: a byte of it. order:
+   NULL, or the dimensions of a dense tensor from the outermost on in memory: "0213" (l: dense).
    0, or -1 without memory. */
 int place(placed* p, const char* text, kvops_dtype dtype, int rank, const int64_t* shape,
-          const void* elements, layout l, int fill);
+          const void* elements, layout l, int fill, const char* order);
 /* Gives the image a buffer on the device. pinned: CPU memory for copies to `device`. */
 kvops_status place_upload(placed* p, kvops_device device, void* stream, int pinned);
 /* The image of the buffer after a call, to be released with free(). */

@@ -157,7 +157,7 @@ double Shapes::scalar(const kvops_arg_info& arg) const {
     for (auto& name : words(arg.shape)) {
       do ++bit;
       while (bit < 63 && !(arg.values >> bit & 1));
-      if (name == *text) return bit;
+      if (bit < 63 && name == *text) return bit;
     }
     return number(*text, &value) ? value : std::nan("");
   }

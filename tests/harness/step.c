@@ -62,6 +62,18 @@ static const char* shape_of(const run* r, const kvops_arg_info* info, kvops_dtyp
   return info->shape;
 }
 
+/* How the case wants the tensor to lie in this variant: the text, or NULL. */
+static const char* order_of(const run* r, const char* name, int rank, char* text, size_t size) {
+  int i;
+  for (i = 0; i < r->s->count && r->v->order; ++i) {
+    const entry* e = &r->s->entries[i];
+    if (strcmp(e->type, "order") || strcmp(e->name, name) || r->v->order > e->array.count) continue;
+    npy_string(&e->array, r->v->order - 1, text, size);
+    return (int)strlen(text) == rank ? text : NULL;
+  }
+  return NULL;
+}
+
 /* A new buffer with these elements, and the argument that names it. arg -1: no argument. */
 static int add(run* r, const char* name, int arg, kvops_dtype dtype, int rank, const int64_t* shape,
                const void* elements) {
@@ -73,12 +85,14 @@ static int add(run* r, const char* name, int arg, kvops_dtype dtype, int rank, c
   int whole = !info || flags & (KVOPS_ARG_SIZED | KVOPS_ARG_ANYWHERE | KVOPS_ARG_PLACE);
   placed* p = &r->m->items[r->m->count];
   kvops_status status;
+  char order[16];
   if (r->m->count == MAX_PLACED || strlen(name) >= sizeof p->name)
     return wrong(r, name, "one tensor too many");
   memset(p, 0, sizeof *p);
   strcpy(p->name, name);
   if (place(p, shape_of(r, info, dtype), dtype, rank, shape, elements,
-            whole ? LAYOUT_DENSE : r->v->lie, r->v->fill))
+            whole ? LAYOUT_DENSE : r->v->lie, r->v->fill,
+            order_of(r, name, rank, order, sizeof order)))
     return wrong(r, name, "no memory");
   ++r->m->count;
   status =
@@ -185,7 +199,7 @@ static int add_rest(run* r) {
   for (i = 0; i < r->s->count; ++i) {
     const entry* e = &r->s->entries[i];
     int arg = arg_index(r->s->op, e->name);
-    if (e->dtype || e->expected) continue;
+    if (e->dtype || e->expected || !strcmp(e->type, "order")) continue;
     if (arg < 0) return wrong(r, e->name, "is no argument");
     if (!strcmp(e->type, "of")) {
       char name[64];

@@ -19,6 +19,7 @@ typedef struct variant {
   int hosted;     /* 1 + number of the argument that may lie in CPU memory and does; 0: none */
   int own_stream; /* 1: on a stream of its own */
   int threads;    /* of the CPU back end; 0: all */
+  int order;      /* 1 + index of the texts of <name>.order that say how tensors lie; 0: none */
 } variant;
 
 typedef struct target {

@@ -128,16 +128,20 @@ def random_state(*key):
 _started = set()
 
 
-def save_case(op, case, inputs, expected=None, scalars=None, status=None, message=None):
+def save_case(op, case, inputs, expected=None, scalars=None, status=None, message=None, orders=None):
     """Writes tests/golden/<op>/<case>/.
 
     inputs: name -> tensor(...), same_as(...), addresses(...). A written tensor that is here has
     these elements before the call; one that is not is full of garbage. A name that is no argument
     is memory for addresses(). expected: name -> tensor(...), what a written tensor holds after
     the call, in full. scalars: name -> float or int (also a dtype's name).
-    status, message: the call must fail like this, and write nothing.
+    status, message: the call must fail like this, and write nothing. orders: name -> ways for the
+    tensor to lie in memory ("0213": dimensions from the outermost on), each a variant of the case.
     """
-    _write(_folder(op, case), inputs, expected, scalars, status, message)
+    folder = _folder(op, case)
+    _write(folder, inputs, expected, scalars, status, message)
+    for name, texts in (orders or {}).items():
+        _save(folder, name + ".order", np.array(texts, dtype="S"))
 
 
 def save_steps(op, case, steps):
