@@ -84,10 +84,14 @@ Heads<T> heads_of(const kvops_tensor& t, int32_t token_dims, const kvops_rotary_
   return h;
 }
 
-template <class T, class C, class P>
+int64_t index_at(const kvops_tensor& t, int64_t offset) {
+  return t.dtype == KVOPS_I32 ? static_cast<const int32_t*>(t.data)[offset]
+                              : static_cast<const int64_t*>(t.data)[offset];
+}
+
+template <class T, class C>
 kvops_status run(const kvops_rotary_embedding_args& a) {
   const int32_t dims = a.positions.rank;
-  const auto* positions = static_cast<const P*>(a.positions.data);
   const auto cache = view<const C, 2>(a.cos_sin_cache);
   const auto query = heads_of<T>(a.query, dims, a), key = heads_of<T>(a.key, dims, a);
   const int64_t batch = dims == 2 ? a.positions.shape[0] : 1, tokens = a.positions.shape[dims - 1];
@@ -98,7 +102,7 @@ kvops_status run(const kvops_rotary_embedding_args& a) {
   parallel_for(batch * tokens, rows_per_piece(bytes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / tokens, t = i % tokens;
-      const int64_t p = positions[(dims == 2 ? b * stride[0] : 0) + t * stride[1]];
+      const int64_t p = index_at(a.positions, (dims == 2 ? b * stride[0] : 0) + t * stride[1]);
       if (p >= cache.shape[0]) faults.fetch_add(1, std::memory_order_relaxed);
       if (p < 0 || p >= cache.shape[0]) continue;
       const C* row = cache.at(p);
@@ -116,9 +120,8 @@ kvops_status run(const kvops_rotary_embedding_args& a) {
 kvops_status rotary_embedding(const kvops_rotary_embedding_args& a) {
   constexpr auto kOp = "rotary_embedding";
   return dispatch(kOp, "query", a.query.dtype, Floats{}, [&]<class T>() {
-    return dispatch(kOp, "cos_sin_cache", a.cos_sin_cache.dtype, Floats{}, [&]<class C>() {
-      return a.positions.dtype == KVOPS_I32 ? run<T, C, int32_t>(a) : run<T, C, int64_t>(a);
-    });
+    return dispatch(kOp, "cos_sin_cache", a.cos_sin_cache.dtype, Floats{},
+                    [&]<class C>() { return run<T, C>(a); });
   });
 }
 
