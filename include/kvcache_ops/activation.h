@@ -4,9 +4,11 @@
 //   input [..., 2d], out [..., d], same leading dimensions;  a = input[.., :d],  b = input[.., d:]
 //
 // act(x) is rounded to T before it is multiplied: out = RN_T(RN_T(act(x)) * y), on every backend.
-// exp, erf, tanh and the division are the full-precision ones; on GPUs the results of the split
-// operators are those of the formulas exactly as bracketed, on the CPU within 4 ulp of the
-// function.
+// Formulas are evaluated in f32 exactly as bracketed, so that 1 + erf and 1 + tanh have the error of
+// a number near 1: for x below -2 gelu is no better than that. exp, erf and tanh are the
+// full-precision ones of a GPU; on the CPU they are within 3 ulp.
+//
+// Strides of rows are free in both tensors. input and out do not overlap.
 #ifndef KVCACHE_OPS_ACTIVATION_H_
 #define KVCACHE_OPS_ACTIVATION_H_
 
@@ -25,7 +27,8 @@ typedef kvops_silu_and_mul_args kvops_mul_and_silu_args;
 typedef kvops_silu_and_mul_args kvops_gelu_and_mul_args;
 typedef kvops_silu_and_mul_args kvops_gelu_tanh_and_mul_args;
 
-// out = silu(a) * b,  silu(x) = x / (1 + exp(-x)).  x = -inf gives NaN.
+// out = silu(a) * b,  silu(x) = x / (1 + exp(-x)).  x = -inf gives NaN; below -88.7 the exponential
+// overflows and silu is -0.
 KVOPS_API kvops_status kvops_silu_and_mul(const kvops_silu_and_mul_args* args);
 
 // out = a * silu(b).
@@ -44,7 +47,8 @@ typedef struct kvops_fatrelu_and_mul_args {
   double threshold;    // finite
 } kvops_fatrelu_and_mul_args;
 
-// out = (a <= RN_T(threshold) ? 0 : a) * b.  A NaN in a passes.
+// out = (a <= RN_T(threshold) ? 0 : a) * b.  A NaN in a passes; a dropped a times an infinite b is
+// NaN, times a negative b -0. threshold is rounded to f32, then to T.
 KVOPS_API kvops_status kvops_fatrelu_and_mul(const kvops_fatrelu_and_mul_args* args);
 
 typedef struct kvops_swigluoai_and_mul_args {
@@ -70,7 +74,8 @@ typedef struct kvops_silu_and_mul_with_clamp_args {
 } kvops_silu_and_mul_with_clamp_args;
 
 // g = RN_T(min(a, limit)),  u = RN_T(max(min(b, limit), -limit));
-// out = RN_T(RN_T(g / (1 + exp(-alpha * g))) * (u + beta)).
+// out = RN_T(RN_T(g / (1 + exp(-(alpha * g)))) * (u + beta)).
+// limit, alpha and beta are rounded to f32, u + beta is a sum in f32; a NaN in a or b gives NaN.
 KVOPS_API kvops_status
 kvops_silu_and_mul_with_clamp(const kvops_silu_and_mul_with_clamp_args* args);
 

@@ -23,7 +23,9 @@ typedef struct kvops_rms_norm_args {
 //   out[j]  = RN_T((input[j] * s) * weight[j])                without weight: RN_T(input[j] * s)
 //
 // input has rank >= 1 and the shape of out. One rounding, at the end. The order of the sum depends
-// on d and T only. An infinity in a row: finite elements give 0, the infinite ones NaN.
+// on d and T only: a row has the same bits in any batch, at any address, with any strides. An
+// infinity in a row: finite elements give 0, the infinite ones NaN; NaN: all give NaN. A sum of
+// squares beyond f32: the row gives 0.
 KVOPS_API kvops_status kvops_rms_norm(const kvops_rms_norm_args* args);
 
 typedef struct kvops_fused_add_rms_norm_args {

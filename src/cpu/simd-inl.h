@@ -1,5 +1,5 @@
-// Vectors of floats in memory of any storage type: load, load_n, store, store_n for float, f16, bf16
-// and the four fp8 types, with the numerics of cpu/convert.h. D is a tag of float lanes.
+// Vectors of floats in memory of any storage type: load, load_n, store, store_n for float, f16,
+// bf16 and the four fp8 types, with the numerics of cpu/convert.h. D is a tag of float lanes.
 //
 // load_n and store_n take 0 <= n <= Lanes(d), touch n elements and no other byte; load_n gives
 // zeros past n. No alignment beyond the element's is needed.
@@ -46,7 +46,7 @@ HWY_INLINE void store_raw(DU du, hn::Vec<DU> v, T* p) {
   hn::StoreU(v, du, reinterpret_cast<hn::TFromD<DU>*>(p));
 }
 
-// Masked memory operations that touch nothing outside the mask: AVX3 has all, AVX2 those of 32 bits.
+// Masked memory operations that touch nothing outside the mask: AVX3 has all, AVX2 32-bit ones.
 template <class T>
 inline constexpr bool kMaskable = HWY_TARGET <= HWY_AVX3 ||
                                   (HWY_TARGET <= HWY_AVX2 && sizeof(T) == 4);

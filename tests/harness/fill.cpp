@@ -105,7 +105,9 @@ std::vector<uint8_t> Fill::values(const kvops_arg_info& arg, kvops_dtype dtype,
   } else if (is_index(arg, "blocks", &words) && shapes_.number(words[2], &bound)) {
     list = blocks(count, int64_t(bound));
   }
-  bool integer = dtype >= KVOPS_U8, cache = (arg.flags & 3) == 3;
+  bool integer = dtype >= KVOPS_U8, cache = (arg.flags & 3) == 3 && std::strstr(arg.name, "cache");
+  // Cosines and sines: with larger numbers a product may overflow where the fused sum does not.
+  const bool angles = !std::strcmp(arg.name, "cos_sin_cache");
   bool scales = dtype == KVOPS_F32 && std::strstr(arg.name, "_scale");
   for (int64_t i = 0; i < count; ++i) {
     uint64_t bits = random_();
@@ -117,6 +119,8 @@ std::vector<uint8_t> Fill::values(const kvops_arg_info& arg, kvops_dtype dtype,
       bits = 5;  // it is added to
     } else if (scales) {
       bits = scale();
+    } else if (angles) {
+      bits = narrow(dtype, std::ldexp(float(below(1 << 24)), -23) - 1);
     } else if (!integer && !cache) {
       if (size > 1) bits = number(dtype);
       while (size == 1 && std::isnan(element_value(dtype, &bits))) bits = random_();

@@ -1,5 +1,5 @@
-// rms_norm and fused_add_rms_norm: addresses, strides, ranks, batch invariance, threads, accuracy of
-// long sums, special values. Golden cases have the options and the roundings.
+// rms_norm and fused_add_rms_norm: addresses, strides, ranks, batch invariance, threads, accuracy
+// of long sums, special values. Golden cases have the options and the roundings.
 #include "ops/rows.h"
 
 using namespace tests;
@@ -127,7 +127,7 @@ TEMPLATE_TEST_CASE("norm: a row has the same bits in any batch and with any thre
 
 TEST_CASE("norm: long sums stay within four units", "[norm]") {
   on_every_isa([] {
-    for (int64_t d : {8192, 28672, 131072}) {
+    for (int64_t d : {8192, 70001, 1 << 20}) {
       for (float mean : {0.0f, 3.0f}) {
         auto x = Matrix<float>(2, d).randomize(unsigned(d), 1, mean);
         auto w = Matrix<float>(1, d).randomize(7, 0.1f, 1);

@@ -1,4 +1,4 @@
-"""out = (a <= RN_T(threshold) ? 0 : a) * b. 0.3 is between two values of every dtype, and 1.5 one."""
+"""out = (a <= RN_T(threshold) ? 0 : a) * b. 1.5 is a value of every dtype, 0.3 of none."""
 import numpy as np
 
 from common import rounded

@@ -1,4 +1,4 @@
-"""residual = RN_T(input + residual), input = residual / sqrt(mean(residual^2) + epsilon) * weight."""
+"""z = RN_T(input + residual) replaces residual, z / sqrt(mean(z^2) + epsilon) * weight input."""
 import numpy as np
 
 from common import random_state, rounded, save_case, tensor

@@ -14,7 +14,9 @@ def table(rot, dtype):
 def rotate(v, positions, rows, style, offset, inverse):
     out, rot = v.copy(), rows.shape[1]
     half, turned = rot // 2, v[..., offset:offset + rot]
-    first, second = (np.r_[:half], np.r_[half:rot]) if style == "neox" else (np.r_[:rot:2], np.r_[1:rot:2])
+    first, second = np.r_[:half], np.r_[half:rot]
+    if style == "gptj":
+        first, second = np.r_[:rot:2], np.r_[1:rot:2]
     valid = (positions >= 0) & (positions < MAX_POS)
     row = rows[np.where(valid, positions, 0)][..., None, :]
     c, s = row[..., :half], row[..., half:] * (-1 if inverse else 1)

@@ -18,7 +18,8 @@ def clamped(limit, alpha, beta):
 
 def save(limit, alpha, beta, **options):
     scalars = {"limit": limit, "alpha": alpha, "beta": beta}
-    save_gated("silu_and_mul_with_clamp", clamped(limit, alpha, beta), scalars, spread=limit, **options)
+    save_gated("silu_and_mul_with_clamp", clamped(limit, alpha, beta), scalars, spread=limit,
+               **options)
 
 
 save(7.0, 1.0, 0.0)

@@ -1,5 +1,5 @@
-"""g = min(gate, limit), u = clip(up, -limit, limit), out = (u + 1) g / (1 + exp(-alpha g)); gate and
-up are neighbours. NaN stays NaN."""
+"""g = min(gate, limit), u = clip(up, -limit, limit), out = (u + 1) g / (1 + exp(-alpha g)); gate
+and up are neighbours. NaN stays NaN."""
 import numpy as np
 
 from common import rounded
