@@ -7,6 +7,14 @@
 #include <hip/hip_runtime.h>
 #endif
 
+// Before a kernel's parameter that is looked at by index or address: read where it is, not copied to
+// every thread's stack first.
+#if defined(__HIP__)
+#define KVOPS_IN_PLACE const
+#else
+#define KVOPS_IN_PLACE const __grid_constant__
+#endif
+
 namespace kvops::gpu {
 
 #if defined(__HIP__)
@@ -34,9 +42,10 @@ __device__ inline void add_fault(int64_t* faults) {
 struct Split {
   int64_t quotient, remainder;
 };
+static __device__ __noinline__ Split split_long(int64_t n, int64_t d) { return {n / d, n % d}; }
 __device__ inline Split split(int64_t n, int64_t d) {
-  if ((n | d) <= INT32_MAX) return {uint32_t(n) / uint32_t(d), uint32_t(n) % uint32_t(d)};
-  return {n / d, n % d};
+  if ((n | d) > INT32_MAX) return split_long(n, d);
+  return {uint32_t(n) / uint32_t(d), uint32_t(n) % uint32_t(d)};
 }
 
 // No thread block is larger: launch bounds and shared memory count on it.

@@ -49,6 +49,22 @@ __device__ inline bf16 from_float<bf16>(float x) {
 #endif
 }
 
+// Two 16-bit elements in a word, the first one in its low half.
+template <class T>
+__device__ inline uint32_t from_pair(float x, float y) {
+#if !defined(__HIP__)
+  if constexpr (__is_same(T, bf16)) {
+    auto pair = __floats2bfloat162_rn(x, y);
+    return *reinterpret_cast<uint32_t*>(&pair);
+  } else {
+    auto pair = __floats2half2_rn(x, y);
+    return *reinterpret_cast<uint32_t*>(&pair);
+  }
+#else
+  return from_float<T>(x).bits | uint32_t(from_float<T>(y).bits) << 16;
+#endif
+}
+
 // Two codes at once, the first one in the low byte.
 template <class F>
 __device__ inline uint16_t encode_pair(float x, float y) {
@@ -65,25 +81,25 @@ __device__ inline uint16_t encode_pair<f8_e5m2>(float x, float y) {
 }
 #endif
 
-// x / scale for one scale and many x, when the quotient is going to be an fp8 code: the bits of the
-// IEEE quotient where its magnitude is in [2^-20, 2^20), and otherwise a value of the same sign that
-// has the same code (zero or the largest). Two corrections of x * RN(1 / scale) make the quotient
-// exactly rounded (Markstein) while no remainder is subnormal, which kSmall..kLarge guarantees; a
-// scale outside takes the division.
+// x / scale for one scale and many x of type T, where the quotient is going to be an fp8 code.
+// quick(x) has the bits of the IEEE quotient where that is in [2^-20, 2^20), else a value of the same
+// sign that has the same code: zero or the largest. A correction of x * RN(1 / scale) by its exact
+// remainder gives the rounded quotient for every x of at most 13 bits and every scale
+// (tests/ops/division.cpp); longer x take a second one (Markstein). Remainders are exact as long as
+// they are not subnormal, hence the range of scales; for others `divides` is set.
+template <class T>
 struct Divider {
   float scale, inverse;
   bool divides;
 
   __device__ explicit Divider(float s) : scale(s), inverse(div_rn(1, s)) {
-    constexpr float kSmall = 0x1p-60f, kLarge = 0x1p60f;
-    divides = !(s >= kSmall && s <= kLarge);
+    divides = !(s >= 0x1p-60f && s <= 0x1p60f);
   }
-  __device__ float operator()(float x) const {
-    if (divides) return div_rn(x, scale);
-    float q = mul_rn(x, inverse), m = magnitude(q);
-    if (!(m >= 0x1p-20f && m < 0x1p20f)) return q;  // NaN, too
-    q = fmaf(fmaf(-q, scale, x), inverse, q);
-    return fmaf(fmaf(-q, scale, x), inverse, q);
+  __device__ float quick(float x) const {
+    float rough = mul_rn(x, inverse), m = magnitude(rough);
+    float q = fmaf(fmaf(-rough, scale, x), inverse, rough);
+    if (sizeof(T) > 2) q = fmaf(fmaf(-q, scale, x), inverse, q);
+    return m >= 0x1p-20f && m < 0x1p20f ? q : rough;  // NaN: rough
   }
 };
 

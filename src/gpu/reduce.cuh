@@ -4,6 +4,13 @@
 
 namespace kvops::gpu {
 
+// More lanes than 32 come in multiples of this, a multiple of every kWarp of the vendor.
+#if defined(__HIP__)
+inline constexpr int kLaneStep = 64;
+#else
+inline constexpr int kLaneStep = 32;
+#endif
+
 // Scratch of row_sum for a whole block; two, because a thread may be one row ahead of another.
 struct RowScratch {
   float warp[2][kMaxThreads / 32];

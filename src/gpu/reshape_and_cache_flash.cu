@@ -1,8 +1,7 @@
 // key_cache[b, o, h, :] = conv(key[t, h, :]), and so for value, for the slot b * block + o of token t.
-// A block has a tile of tokens of one side (K or V: blockIdx.z). It looks their slots up once, into
-// shared memory; then each thread keeps one group of 16 bytes of a row, or one NVFP4 group, and goes
-// through the tokens with kUnroll loads in flight. conv: a copy, or one division and one rounding to
-// fp8; NVFP4 as in core/nvfp4.h, with its bytes.
+// A block has a tile of tokens of one side (K or V: blockIdx.z), a thread one group of 16 bytes of up
+// to kUnroll tokens' rows. The block looks the slots up once, into shared memory. conv: a copy, or
+// one division and one rounding to fp8; NVFP4 as in core/nvfp4.h, with its bytes.
 #include "core/dispatch.h"
 #include "core/nvfp4.h"
 #include "gpu/vec.cuh"
@@ -13,7 +12,8 @@ namespace {
 using namespace kvops::gpu;
 
 constexpr const char* kOp = "reshape_and_cache_flash";
-constexpr int kThreads = 256, kUnroll = 4, kMaxTile = 1024;
+constexpr int kThreads = 256, kUnroll = 4, kMaxTile = 256;
+constexpr int64_t kEnough = 2;  // H200: fewer leave SMs idle, more look slots up too often
 
 struct Slots {
   const int64_t* slot;
@@ -61,58 +61,81 @@ __device__ void find_places(const Slots& slots, Places& places) {
   __syncthreads();
 }
 
-template <class T, class C, int N, bool kAligned>
-__device__ Group<C, N> convert(const Group<T, N>& x, const Divider& divide) {
+template <class C, class T, int N>
+__device__ Group<C, N> convert(const Group<T, N>& x, const Divider<T>& divide) {
   Group<C, N> y;
-  if constexpr (N == 1) {
-    y.at[0] = encode<C>(divide(to_float(x.at[0])));
+  if (divide.divides) {
+    for (int i = 0; i < N; ++i) y.set(i, quantise<C>(x.number(i), divide.scale));
+  } else if constexpr (N == 1) {
+    y.set(0, encode<C>(divide.quick(x.number(0))));
   } else {
 #pragma unroll
-    for (int i = 0; i < N; i += 2) {
-      auto pair = encode_pair<C>(divide(to_float(x.at[i])), divide(to_float(x.at[i + 1])));
-      y.at[i].bits = uint8_t(pair), y.at[i + 1].bits = uint8_t(pair >> 8);
-    }
+    for (int i = 0; i < N; i += 2)
+      set_pair(y, i, divide.quick(x.number(i)), divide.quick(x.number(i + 1)));
   }
   return y;
 }
 
-// N: elements of an access, a divisor of size; heads and size of one token.
+// What one thread does: group `item` of the rows of tokens sub, sub + subs, ... of the tile. N:
+// elements of an access, a divisor of size.
 template <class T, class C, int N>
-__global__ void __launch_bounds__(kThreads)
-    plain_kernel(Sides<T, C> sides, Slots slots, int64_t heads, int64_t size) {
-  __shared__ Places places;
-  find_places(slots, places);
-  const auto& side = sides.side[blockIdx.z];
-  int sub = int(threadIdx.x) / slots.lanes, subs = kThreads / slots.lanes;
-  int64_t first = int64_t(blockIdx.x) * slots.tile, groups = size / N;
-  int64_t item = int64_t(blockIdx.y) * slots.lanes + int(threadIdx.x) % slots.lanes;
-  for (; item < heads * groups; item += int64_t(gridDim.y) * slots.lanes) {
-    auto [h, group] = split(item, groups);
-    const T* src = side.src + first * side.token + h * side.head + group * N;
-    C* dst = side.dst + h * side.dst_head + group * N;
-    Divider divide(__is_same(T, C) ? 1.0f : side.scale[h * side.scale_step]);
-    for (int t = sub; t < slots.tile; t += subs * kUnroll) {
-      Group<T, N> x[kUnroll];
+struct Mover {
+  const Side<T, C>& side;
+  const Slots& slots;
+  int sub, subs;
+  int64_t h, j;  // head, first element
+  Group<T, N> x[kUnroll];
+
+  __device__ void load_rows(int64_t item, int64_t groups) {
+    auto [head, group] = split(item, groups);
+    h = head, j = group * N;
+    int64_t first = int64_t(blockIdx.x) * slots.tile;
+    const T* src = side.src + first * side.token + h * side.head + j;
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        int i = t + u * subs;
-        if (i < slots.tile && places.block[i] >= 0) x[u] = load<N, true>(src + i * side.token);
-      }
+    for (int u = 0; u < kUnroll; ++u) {
+      int i = sub + u * subs;
+      if (i < slots.tile && first + i < slots.tokens) x[u] = load<N, true>(src + i * side.token);
+    }
+  }
+  __device__ void store_rows(const Places& places) const {
+    C* dst = side.dst + h * side.dst_head + j;
+    Divider<T> divide(__is_same(T, C) ? 1.0f : side.scale[h * side.scale_step]);
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        int i = t + u * subs;
-        if (i >= slots.tile || places.block[i] < 0) continue;
-        C* to = dst + places.block[i] * side.dst_block + places.at[i] * side.dst_token;
-        if constexpr (__is_same(T, C)) {
-          store<true>(to, x[u]);
-        } else {
-          store<true>(to, convert<T, C, N, true>(x[u], divide));
-        }
+    for (int u = 0; u < kUnroll; ++u) {
+      int i = sub + u * subs;
+      if (i >= slots.tile || places.block[i] < 0) continue;
+      C* to = dst + places.block[i] * side.dst_block + places.at[i] * side.dst_token;
+      if constexpr (__is_same(T, C)) {
+        store<true>(to, x[u]);
+      } else {
+        store<true>(to, convert<C>(x[u], divide));
       }
     }
   }
+};
+
+// The rows are on their way while the slots are looked up: those of skipped tokens are read, too.
+template <class T, class C, int N>
+__global__ void __launch_bounds__(kThreads, 4)
+    plain_kernel(KVOPS_IN_PLACE Sides<T, C> sides, KVOPS_IN_PLACE Slots slots, int64_t heads,
+                 int64_t size) {
+  __shared__ Places places;
+  int sub = int(threadIdx.x) / slots.lanes, subs = kThreads / slots.lanes;
+  Mover<T, C, N> mover{sides.side[blockIdx.z], slots, sub, subs, 0, 0, {}};
+  int64_t groups = size / N, items = heads * groups, step = int64_t(gridDim.y) * slots.lanes;
+  int64_t item = int64_t(blockIdx.y) * slots.lanes + int(threadIdx.x) % slots.lanes;
+  if (item < items) mover.load_rows(item, groups);
+  find_places(slots, places);
+  while (item < items) {
+    mover.store_rows(places);
+    item += step;
+    if (item < items) mover.load_rows(item, groups);
+  }
 }
 
+struct Byte {
+  uint8_t bits;
+};
 struct Pages {
   Nvfp4Page of[2];
 };
@@ -120,7 +143,8 @@ struct Pages {
 // One thread per 16 elements. kAligned: rows are multiples of 16 bytes and pages of 8.
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
-    nvfp4_kernel(Sides<T, uint8_t> sides, Slots slots, Pages pages, bool four_over_six) {
+    nvfp4_kernel(KVOPS_IN_PLACE Sides<T, uint8_t> sides, KVOPS_IN_PLACE Slots slots,
+                 KVOPS_IN_PLACE Pages pages, bool four_over_six) {
   __shared__ Places places;
   find_places(slots, places);
   const auto& side = sides.side[blockIdx.z];
@@ -136,13 +160,11 @@ __global__ void __launch_bounds__(kThreads)
       auto raw = load<16, kAligned>(side.src + (first + i) * side.token + h * side.head + g * 16);
       float x[16];
 #pragma unroll
-      for (int k = 0; k < 16; ++k) x[k] = to_float(raw.at[k]);
+      for (int k = 0; k < 16; ++k) x[k] = raw.number(k);
       auto out = nvfp4_quantise(x, inverse, four_over_six);
       uint8_t* to = side.dst + places.block[i] * side.dst_block;
-      Group<uint8_t, 8> codes;
-#pragma unroll
-      for (int k = 0; k < 8; ++k) codes.at[k] = uint8_t(out.codes[k / 4] >> k % 4 * 8);
-      store<kAligned>(to + page.codes(places.at[i], h, g), codes);
+      Group<Byte, 8> codes = {{out.codes[0], out.codes[1]}};
+      store<kAligned>(reinterpret_cast<Byte*>(to + page.codes(places.at[i], h, g)), codes);
       to[page.scale(places.at[i], h, g)] = out.scale.bits;
     }
   }
@@ -150,15 +172,14 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
-// Many tokens in a block, so that a slot is looked up once, as long as there are blocks enough for
-// the device.
+// As many tokens in a block as leave `kEnough` blocks for every SM.
 Grid tile_tokens(Slots& slots, int64_t items, const kvops_tensor& on) {
   slots.lanes = 1;
   while (slots.lanes < items && slots.lanes < kThreads) slots.lanes *= 2;
   int64_t subs = kThreads / slots.lanes, columns = up(items, slots.lanes);
   if (columns > 65535) columns = 65535;
-  int64_t tile = subs, enough = 8 * compute_units(on);
-  while (tile * 2 <= subs * 2 * kUnroll && tile * 2 <= kMaxTile &&
+  int64_t tile = subs, enough = kEnough * compute_units(on);
+  while (tile < subs * kUnroll && tile < kMaxTile &&
          up(slots.tokens, tile * 2) * columns * 2 >= enough)
     tile *= 2;
   slots.tile = int(tile);

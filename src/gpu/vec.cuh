@@ -1,59 +1,127 @@
-// Groups of consecutive elements, 16 bytes where they are aligned: one access of a thread.
+// Groups of consecutive elements, 16 bytes where they are aligned: one access of a thread. A group is
+// kept in whole registers: elements of 16 and 8 bits stay packed until they are used.
 #pragma once
 #include "gpu/numeric.cuh"
 
 namespace kvops::gpu {
 
-template <class T, int N>
-struct alignas(sizeof(T) * N) Group {
-  T at[N];
-};
-
 // Elements in 16 bytes.
 template <class T>
 inline constexpr int kGroup = 16 / int(sizeof(T));
 
-// Group p[0..N). kAligned: p is a multiple of the group's size; else element by element.
+template <class T, int N>
+struct Group {
+  static constexpr int kPerWord = 4 / int(sizeof(T)), kBits = 8 * int(sizeof(T));
+  static constexpr int kBytes = N * int(sizeof(T));
+  uint32_t word[(N + kPerWord - 1) / kPerWord];
+
+  __device__ T get(int i) const {
+    if constexpr (kPerWord == 1) {
+      return __builtin_bit_cast(T, word[i]);
+    } else {
+      return T{decltype(T::bits)(word[i / kPerWord] >> i % kPerWord * kBits)};
+    }
+  }
+  __device__ float number(int i) const { return to_float(get(i)); }
+  // Elements are set in ascending order: the first one of a word clears the others.
+  __device__ void set(int i, T x) {
+    if constexpr (kPerWord == 1) {
+      word[i] = __builtin_bit_cast(uint32_t, x);
+    } else {
+      uint32_t bits = uint32_t(x.bits) << i % kPerWord * kBits;
+      word[i / kPerWord] = i % kPerWord ? word[i / kPerWord] | bits : bits;
+    }
+  }
+};
+
+#if defined(__HIP__)
+using Words2 = HIP_vector_type<uint32_t, 2>;
+using Words4 = HIP_vector_type<uint32_t, 4>;
+#else
+using Words2 = uint2;
+using Words4 = uint4;
+#endif
+
+// Group p[0..N). kAligned: p is a multiple of the group's size, at most 16; else element by element.
 template <int N, bool kAligned, class T>
 __device__ inline Group<T, N> load(const T* p) {
   Group<T, N> g;
-  if constexpr (kAligned) {
-    constexpr int kPart = N * sizeof(T) > 16 ? kGroup<T> : N;  // no access is wider than 16 bytes
-    for (int i = 0; i < N; i += kPart)
-      *reinterpret_cast<Group<T, kPart>*>(g.at + i) =
-          *reinterpret_cast<const Group<T, kPart>*>(p + i);
-  } else {
+  if constexpr (!kAligned || N == 1) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) g.at[i] = p[i];
+    for (int i = 0; i < N; ++i) g.set(i, p[i]);
+  } else if constexpr (g.kBytes % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < g.kBytes / 16; ++i) {
+      auto v = reinterpret_cast<const Words4*>(p)[i];
+      g.word[4 * i] = v.x, g.word[4 * i + 1] = v.y, g.word[4 * i + 2] = v.z,
+                 g.word[4 * i + 3] = v.w;
+    }
+  } else if constexpr (g.kBytes == 8) {
+    auto v = *reinterpret_cast<const Words2*>(p);
+    g.word[0] = v.x, g.word[1] = v.y;
+  } else {
+    static_assert(g.kBytes == 4);
+    g.word[0] = *reinterpret_cast<const uint32_t*>(p);
   }
   return g;
 }
 
 template <bool kAligned, class T, int N>
 __device__ inline void store(T* p, const Group<T, N>& g) {
-  if constexpr (kAligned) {
-    *reinterpret_cast<Group<T, N>*>(p) = g;
-  } else {
+  if constexpr (!kAligned || N == 1) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) p[i] = g.at[i];
+    for (int i = 0; i < N; ++i) p[i] = g.get(i);
+  } else if constexpr (g.kBytes == 16) {
+    *reinterpret_cast<Words4*>(p) = Words4{g.word[0], g.word[1], g.word[2], g.word[3]};
+  } else if constexpr (g.kBytes == 8) {
+    *reinterpret_cast<Words2*>(p) = Words2{g.word[0], g.word[1]};
+  } else {
+    static_assert(g.kBytes == 4);
+    *reinterpret_cast<uint32_t*>(p) = g.word[0];
   }
 }
 
 // The first n elements of a group, n may be more than N or less than 1; zeros past them.
-template <int N, bool kAligned, class T>
-__device__ inline Group<T, N> load_n(const T* p, int64_t n) {
+template <int N, bool kAligned, class T, class Index>
+__device__ inline Group<T, N> load_n(const T* p, Index n) {
   if (n >= N) return load<N, kAligned>(p);
   Group<T, N> g;
 #pragma unroll
-  for (int i = 0; i < N; ++i) g.at[i] = i < n ? p[i] : T{};
+  for (int i = 0; i < N; ++i) g.set(i, i < n ? p[i] : T{});
   return g;
 }
-template <bool kAligned, class T, int N>
-__device__ inline void store_n(T* p, const Group<T, N>& g, int64_t n) {
+template <bool kAligned, class T, int N, class Index>
+__device__ inline void store_n(T* p, const Group<T, N>& g, Index n) {
   if (n >= N) return store<kAligned>(p, g);
 #pragma unroll
   for (int i = 0; i < N; ++i)
-    if (i < n) p[i] = g.at[i];
+    if (i < n) p[i] = g.get(i);
+}
+
+// Two elements from floats: element i is even.
+template <class T, int N>
+__device__ inline void set_pair(Group<T, N>& g, int i, float x, float y) {
+  if constexpr (sizeof(T) == 2) {
+    g.word[i / 2] = from_pair<T>(x, y);
+  } else if constexpr (sizeof(T) == 1) {
+    uint32_t pair = encode_pair<T>(x, y);
+    g.word[i / 4] = i % 4 ? g.word[i / 4] | pair << 16 : pair;
+  } else {
+    g.set(i, from_float<T>(x)), g.set(i + 1, from_float<T>(y));
+  }
+}
+
+// RowsView::row(), for most tensors without a division.
+template <class T>
+__device__ inline T* row_of(const RowsView<T>& v, int64_t r) {
+  if (v.levels == 1) return v.data + r * v.stride[0];
+  int64_t offset = 0;
+  for (int i = 0; i + 1 < v.levels; ++i) {
+    auto at = split(r, v.extent[i]);
+    offset += at.remainder * v.stride[i];
+    r = at.quotient;
+  }
+  return v.data + offset + r * v.stride[v.levels - 1];
 }
 
 }  // namespace kvops::gpu
