@@ -49,6 +49,15 @@ __device__ inline bf16 from_float<bf16>(float x) {
 #endif
 }
 
+// Within one unit in the last place.
+__device__ inline float reciprocal_sqrt(float x) {
+#if defined(__HIP__)
+  return 1.0f / sqrtf(x);
+#else
+  return __frsqrt_rn(x);
+#endif
+}
+
 // Two 16-bit elements in a word, the first one in its low half.
 template <class T>
 __device__ inline uint32_t from_pair(float x, float y) {

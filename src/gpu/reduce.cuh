@@ -19,12 +19,18 @@ struct RowScratch {
 // Sum of v over `lanes` threads: a power of two up to kWarp, or else all threads of the block, a
 // multiple of kWarp. Every thread of the block calls it; `turn` alternates between 0 and 1.
 __device__ inline float row_sum(float v, int lanes, RowScratch& scratch, int turn) {
-  for (int mask = (lanes < kWarp ? lanes : kWarp) / 2; mask; mask /= 2) v += shuffle_xor(v, mask);
-  if (lanes <= kWarp) return v;
+  if (lanes < kWarp) {
+    for (int mask = lanes / 2; mask; mask /= 2) v += shuffle_xor(v, mask);
+    return v;
+  }
+#pragma unroll
+  for (int mask = kWarp / 2; mask; mask /= 2) v += shuffle_xor(v, mask);
+  if (lanes == kWarp) return v;
   int thread = int(threadIdx.x);
   if (thread % kWarp == 0) scratch.warp[turn][thread / kWarp] = v;
   __syncthreads();
   float sum = 0;
+#pragma unroll 4
   for (int i = 0; i < lanes / kWarp; ++i) sum += scratch.warp[turn][i];
   return sum;
 }

@@ -1,8 +1,8 @@
 // out = (input * s) * weight, s = 1 / sqrt(mean(input^2) + epsilon), row by row.
 // `lanes` threads share a row: up to 32 within one warp, then a block of them. Thread l has the
 // groups l, l + lanes, ... of 16 bytes each; up to kRegisters of them are read once and kept, longer
-// rows are read twice. Sums in f32, one rounding at the end. Which thread adds what depends on d and
-// the dtype alone, not on alignment, batch or device: a row has the same bits wherever it stands.
+// or misaligned rows are read twice. Sums in f32, one rounding at the end. Which thread adds what
+// depends on d and the dtype alone: a row has the same bits in any batch and at any address.
 #include <type_traits>
 
 #include "core/dispatch.h"
@@ -14,7 +14,7 @@ namespace {
 
 using namespace kvops::gpu;
 
-// Threads of a block whose rows take up to two groups of a thread.
+// Threads of a block that has several rows.
 constexpr int kSmallBlock = 256;
 
 struct NoWeight {
@@ -61,26 +61,30 @@ struct Row {
   }
 };
 
+struct Shape {
+  int64_t rows, d;
+  int lanes, per_block, shift;  // threads of a row; rows of a block; log2(lanes) if those are many
+};
+
 // kRegisters: groups that a thread keeps; 0: it reads the row again.
-template <class T, class W, int kRegisters, bool kAligned>
-__global__ void __launch_bounds__(kRegisters == 1 || kRegisters == 2 ? kSmallBlock : kMaxThreads)
-    rms_norm_kernel(KVOPS_IN_PLACE RowsView<const T> input, Weight<W> weight,
-                    KVOPS_IN_PLACE RowsView<T> out, float epsilon, int lanes) {
-  constexpr int kN = kGroup<T>;
-  __shared__ RowScratch scratch;
-  int per_block = int(blockDim.x) / lanes, sub = int(threadIdx.x) / lanes;
+template <class T, class W, template <class> class Rows, int kRegisters, bool kAligned>
+__global__ void __launch_bounds__(kMaxThreads)
+    rms_norm_kernel(KVOPS_IN_PLACE Rows<const T> input, Weight<W> weight,
+                    KVOPS_IN_PLACE Rows<T> out, Shape shape, float epsilon) {
   using Index = std::conditional_t<kRegisters != 0, int, int64_t>;
-  Index first = Index(int(threadIdx.x) - sub * lanes) * kN, step = Index(lanes) * kN;
-  Index d = Index(input.size);
-  int64_t stride = int64_t(gridDim.x) * per_block;
+  constexpr int kN = kGroup<T>;
+  constexpr bool kEarlyWeight = sizeof(W) <= sizeof(T);  // wider ones would spill
+  __shared__ RowScratch scratch;
+  int sub = shape.per_block > 1 ? int(threadIdx.x) >> shape.shift : 0;
+  Index first = Index(int(threadIdx.x) - sub * shape.lanes) * kN, step = Index(shape.lanes) * kN;
+  int64_t stride = int64_t(gridDim.x) * shape.per_block;
   int turn = 0;
-  for (int64_t base = int64_t(blockIdx.x) * per_block; base < input.rows; base += stride) {
-    bool live = base + sub < input.rows;
+  for (int64_t base = int64_t(blockIdx.x) * shape.per_block; base < shape.rows; base += stride) {
+    bool live = base + sub < shape.rows;
     int64_t r = live ? base + sub : base;
-    Row<T, W, Index, kAligned> row = {row_of(input, r), row_of(out, r), nullptr, live ? d : 0};
-    if constexpr (!__is_same(W, NoWeight))
-      row.w =
-          weight.data + (weight.stride ? split(r, weight.rows_each).quotient * weight.stride : 0);
+    Row<T, W, Index, kAligned> row = {row_of(input, r), row_of(out, r), weight.data,
+                                      live ? Index(shape.d) : 0};
+    if (weight.stride) row.w += split(r, weight.rows_each).quotient * weight.stride;
 
     float sum = 0;
     Group<T, kN> kept[kRegisters ? kRegisters : 1];
@@ -88,8 +92,7 @@ __global__ void __launch_bounds__(kRegisters == 1 || kRegisters == 2 ? kSmallBlo
     if constexpr (kRegisters) {
 #pragma unroll
       for (int i = 0; i < kRegisters; ++i) kept[i] = row.read(first + i * step);
-      if constexpr (sizeof(W) <=
-                    sizeof(T)) {  // on their way during the sum; wider ones would spill
+      if constexpr (kEarlyWeight) {  // on their way during the sum
 #pragma unroll
         for (int i = 0; i < kRegisters; ++i) weights[i] = row.weight(first + i * step);
       }
@@ -98,15 +101,14 @@ __global__ void __launch_bounds__(kRegisters == 1 || kRegisters == 2 ? kSmallBlo
     } else {
       for (Index j = first; j < row.d; j += step) sum = row.squares(row.read(j), sum);
     }
-    sum = row_sum(sum, lanes, scratch, turn);
+    sum = row_sum(sum, shape.lanes, scratch, turn);
     turn ^= 1;
-    float s = 1.0f / sqrtf(sum / float(d) + epsilon);
+    float s = reciprocal_sqrt(sum / float(shape.d) + epsilon);
     if constexpr (kRegisters) {
 #pragma unroll
       for (int i = 0; i < kRegisters; ++i) {
         Index j = first + i * step;
-        if (j < row.d)
-          row.write(j, kept[i], sizeof(W) <= sizeof(T) ? weights[i] : row.weight(j), s);
+        if (j < row.d) row.write(j, kept[i], kEarlyWeight ? weights[i] : row.weight(j), s);
       }
     } else {
       for (Index j = first; j < row.d; j += step) row.write(j, row.read(j), row.weight(j), s);
@@ -116,21 +118,23 @@ __global__ void __launch_bounds__(kRegisters == 1 || kRegisters == 2 ? kSmallBlo
 
 constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
-// Threads of a row and groups of a thread, for a row of so many groups.
-struct Shape {
-  int lanes, registers;
-};
-Shape shape_of(int64_t groups) {
-  if (groups <= 32) {
-    int lanes = 1;
-    while (lanes < groups) lanes *= 2;
-    return {lanes, 1};
+// Lanes and registers of rows of so many groups: within a warp as long as four groups each suffice;
+// from there on four each, which on an H200 is the fastest at any number of rows.
+int choose(int64_t groups, Shape& shape) {
+  shape.lanes = 1, shape.shift = 0, shape.per_block = 1;
+  if (groups <= 128) {
+    while (shape.lanes < groups && shape.lanes < 32) shape.lanes *= 2, ++shape.shift;
+    shape.per_block = kSmallBlock >> shape.shift;
+    return groups <= 32 ? 1 : groups <= 64 ? 2 : 4;
   }
-  // Measured on an H200: four groups each are the fastest at any number of rows, of 512 groups on.
-  int registers = groups <= 2 * kLaneStep ? 1 : groups <= 4 * kLaneStep ? 2 : 4;
-  int64_t lanes = up(up(groups, registers), kLaneStep) * kLaneStep;
-  if (lanes > kMaxThreads) return {kMaxThreads, 0};
-  return {int(lanes), registers};
+  int64_t lanes = up(up(groups, 4), kLaneStep) * kLaneStep;
+  shape.lanes = lanes > kMaxThreads ? kMaxThreads : int(lanes);
+  return lanes > kMaxThreads ? 0 : 4;
+}
+
+template <class T>
+FlatRows<T> flat(const RowsView<T>& v) {
+  return {v.data, v.stride[0]};
 }
 
 template <class T, class W>
@@ -142,25 +146,25 @@ kvops_status run(const kvops_rms_norm_args& a) {
     weight.stride = a.weight.stride[0], weight.rows_each = input.rows / a.weight.shape[0];
   bool aligned = rows_aligned(a.input, sizeof(T), 16) && rows_aligned(a.out, sizeof(T), 16);
   if constexpr (!__is_same(W, NoWeight)) aligned = aligned && rows_aligned(a.weight, sizeof(W), 16);
-  auto shape = shape_of(up(input.size, kGroup<T>));
-  int threads = shape.lanes > 32 ? shape.lanes : kSmallBlock;
-  int64_t blocks = up(input.rows, threads / shape.lanes);
-  Grid grid = {.x = blocks < INT32_MAX ? blocks : INT32_MAX, .threads = threads};
+  Shape shape = {input.rows, input.size, 0, 0, 0};
+  int registers = choose(up(input.size, kGroup<T>), shape);
+  int64_t blocks = up(input.rows, shape.per_block);
+  Grid grid = {.x = blocks < INT32_MAX ? blocks : INT32_MAX,
+               .threads = shape.lanes * shape.per_block};
   auto start = [&]<int kRegisters, bool kAligned>() {
-    return launch("rms_norm", rms_norm_kernel<T, W, kRegisters, kAligned>, grid, a.out, input,
-                  weight, out, float(a.epsilon), shape.lanes);
+    if constexpr (kRegisters != 0) {
+      if (input.levels == 1 && out.levels == 1)
+        return launch("rms_norm", rms_norm_kernel<T, W, FlatRows, kRegisters, kAligned>, grid,
+                      a.out, flat(input), weight, flat(out), shape, float(a.epsilon));
+    }
+    return launch("rms_norm", rms_norm_kernel<T, W, RowsView, kRegisters, kAligned>, grid, a.out,
+                  input, weight, out, shape, float(a.epsilon));
   };
-  if (!aligned) return start.template operator()<0, false>();
-  switch (shape.registers) {
-    case 1:
-      return start.template operator()<1, true>();
-    case 2:
-      return start.template operator()<2, true>();
-    case 4:
-      return start.template operator()<4, true>();
-    default:
-      return start.template operator()<0, true>();
-  }
+  if (!aligned || !registers)
+    return aligned ? start.template operator()<0, true>() : start.template operator()<0, false>();
+  return registers == 1   ? start.template operator()<1, true>()
+         : registers == 2 ? start.template operator()<2, true>()
+                          : start.template operator()<4, true>();
 }
 
 }  // namespace

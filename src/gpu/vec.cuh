@@ -12,7 +12,6 @@ inline constexpr int kGroup = 16 / int(sizeof(T));
 template <class T, int N>
 struct Group {
   static constexpr int kPerWord = 4 / int(sizeof(T)), kBits = 8 * int(sizeof(T));
-  static constexpr int kBytes = N * int(sizeof(T));
   uint32_t word[(N + kPerWord - 1) / kPerWord];
 
   __device__ T get(int i) const {
@@ -45,22 +44,23 @@ using Words4 = uint4;
 // Group p[0..N). kAligned: p is a multiple of the group's size, at most 16; else element by element.
 template <int N, bool kAligned, class T>
 __device__ inline Group<T, N> load(const T* p) {
+  constexpr int kBytes = N * int(sizeof(T));
   Group<T, N> g;
   if constexpr (!kAligned || N == 1) {
 #pragma unroll
     for (int i = 0; i < N; ++i) g.set(i, p[i]);
-  } else if constexpr (g.kBytes % 16 == 0) {
+  } else if constexpr (kBytes % 16 == 0) {
 #pragma unroll
-    for (int i = 0; i < g.kBytes / 16; ++i) {
+    for (int i = 0; i < kBytes / 16; ++i) {
       auto v = reinterpret_cast<const Words4*>(p)[i];
       g.word[4 * i] = v.x, g.word[4 * i + 1] = v.y, g.word[4 * i + 2] = v.z,
                  g.word[4 * i + 3] = v.w;
     }
-  } else if constexpr (g.kBytes == 8) {
+  } else if constexpr (kBytes == 8) {
     auto v = *reinterpret_cast<const Words2*>(p);
     g.word[0] = v.x, g.word[1] = v.y;
   } else {
-    static_assert(g.kBytes == 4);
+    static_assert(kBytes == 4);
     g.word[0] = *reinterpret_cast<const uint32_t*>(p);
   }
   return g;
@@ -68,15 +68,16 @@ __device__ inline Group<T, N> load(const T* p) {
 
 template <bool kAligned, class T, int N>
 __device__ inline void store(T* p, const Group<T, N>& g) {
+  constexpr int kBytes = N * int(sizeof(T));
   if constexpr (!kAligned || N == 1) {
 #pragma unroll
     for (int i = 0; i < N; ++i) p[i] = g.get(i);
-  } else if constexpr (g.kBytes == 16) {
+  } else if constexpr (kBytes == 16) {
     *reinterpret_cast<Words4*>(p) = Words4{g.word[0], g.word[1], g.word[2], g.word[3]};
-  } else if constexpr (g.kBytes == 8) {
+  } else if constexpr (kBytes == 8) {
     *reinterpret_cast<Words2*>(p) = Words2{g.word[0], g.word[1]};
   } else {
-    static_assert(g.kBytes == 4);
+    static_assert(kBytes == 4);
     *reinterpret_cast<uint32_t*>(p) = g.word[0];
   }
 }
@@ -111,10 +112,18 @@ __device__ inline void set_pair(Group<T, N>& g, int i, float x, float y) {
   }
 }
 
-// RowsView::row(), for most tensors without a division.
+// Rows at one distance, as nearly all are: fewer parameters to read before the first load.
+template <class T>
+struct FlatRows {
+  T* data;
+  int64_t stride;
+};
+template <class T>
+__device__ inline T* row_of(const FlatRows<T>& v, int64_t r) {
+  return v.data + r * v.stride;
+}
 template <class T>
 __device__ inline T* row_of(const RowsView<T>& v, int64_t r) {
-  if (v.levels == 1) return v.data + r * v.stride[0];
   int64_t offset = 0;
   for (int i = 0; i + 1 < v.levels; ++i) {
     auto at = split(r, v.extent[i]);
