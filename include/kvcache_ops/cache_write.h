@@ -77,7 +77,7 @@ typedef struct kvops_reshape_and_cache_flash_args {
 // it where the sum of (decode(code) * RN(1 / w) - x)^2 is strictly smaller: in f32, rounded after
 // every operation, of pairs, pairs of pairs and so on; 1 / w is 0 where w = 0. Reciprocals are
 // correctly rounded: all backends write the same bytes. Under a k_scale that is not positive and
-// finite the codes mean nothing.
+// finite the codes mean nothing; KVOPS_DEBUG=bounds refuses it.
 KVOPS_API kvops_status
 kvops_reshape_and_cache_flash(const kvops_reshape_and_cache_flash_args* args);
 

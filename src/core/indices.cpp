@@ -1,7 +1,8 @@
-// The first bad index of a call, found on the host.
+// The first bad index or scale of a call, found on the host.
 #include "core/indices.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "core/bound.h"
@@ -10,7 +11,7 @@
 namespace kvops {
 namespace {
 
-// The values of an i32 or i64 tensor, in C order, copied from wherever they are.
+// The values of an i32, i64 or f32 tensor, in C order, copied from wherever they are.
 struct Values {
   const kvops_tensor& tensor;
   std::vector<char> bytes;  // of the whole span
@@ -38,14 +39,21 @@ struct Values {
     for (int i = 0; i < tensor.rank; ++i) n *= tensor.shape[i];
     return n;
   }
-  int64_t at(int64_t i) const {
+  int64_t offset_of(int64_t i) const {
     int64_t offset = -low;
     for (int axis = tensor.rank - 1; axis >= 0; --axis) {
       offset += i % tensor.shape[axis] * tensor.stride[axis];
       i /= tensor.shape[axis];
     }
+    return offset;
+  }
+  int64_t at(int64_t i) const {
+    int64_t offset = offset_of(i);
     if (tensor.dtype == KVOPS_I64) return reinterpret_cast<const int64_t*>(bytes.data())[offset];
     return reinterpret_cast<const int32_t*>(bytes.data())[offset];
+  }
+  float real_at(int64_t i) const {
+    return reinterpret_cast<const float*>(bytes.data())[offset_of(i)];
   }
 };
 
@@ -75,13 +83,26 @@ kvops_status check_blocks(const Call& call, const Rule& r, int64_t bound, const 
   return KVOPS_OK;
 }
 
+kvops_status check_scales(const Contract& c, const Arg& a, const Values& values) {
+  for (int64_t i = 0; i < values.count(); ++i) {
+    float scale = values.real_at(i);
+    if (!(scale > 0 && std::isfinite(scale)))
+      return fail_at(i, KVOPS_INVALID_ARGUMENT, c.op, a.name,
+                     "element %lld is %g, expected a positive finite number", (long long)i,
+                     double(scale));
+  }
+  return KVOPS_OK;
+}
+
 kvops_status check(const Call& call, const Rule& r, const DeviceApi& device, const Bound& bound) {
   auto& c = call.contract;
   auto& tensor = call.tensor_of(c.args[r.arg]);
-  int64_t limit;
-  if (Call::absent(tensor) || call.eval(r.lhs, limit) != Eval::ok) return KVOPS_OK;
+  int64_t limit = 0;
+  bool scales = r.kind == RuleKind::scales;
+  if (Call::absent(tensor) || (!scales && call.eval(r.lhs, limit) != Eval::ok)) return KVOPS_OK;
   Values values(tensor);
   if (auto s = values.read(device, bound)) return s;
+  if (scales) return check_scales(c, c.args[r.arg], values);
   if (r.kind == RuleKind::blocks) {
     Values lengths(call.tensor_of(c.args[r.other]));
     if (auto s = lengths.read(device, bound)) return s;
@@ -98,8 +119,12 @@ kvops_status check_indices(const Contract& c, const void* args, const DeviceApi&
                            const Bound& bound) {
   Call call(c, args, Mode::run);
   if (auto s = bind_symbols(call)) return s;
+  bool active = true;
   for (auto& r : c.rules) {
-    if (r.kind != RuleKind::index && r.kind != RuleKind::blocks) continue;
+    if (r.kind == RuleKind::when) active = call.test(r) == Truth::yes;
+    bool checked = r.kind == RuleKind::index || r.kind == RuleKind::blocks ||
+                   (r.kind == RuleKind::scales && active);
+    if (!checked) continue;
     if (auto s = check(call, r, device, bound)) return s;
   }
   return KVOPS_OK;

@@ -63,6 +63,7 @@ consteval size_t field(size_t offset) {
 #define IF(text)                KVOPS_RULE_(when, "", text)
 #define ALIAS(written, other)   KVOPS_RULE_(alias, #written, #other)
 #define OVERLAP(written, other) KVOPS_RULE_(overlap, #written, #other)
+#define SCALES(f)               KVOPS_RULE_(scales, #f, "")
 #define NOOP(symbol)            KVOPS_RULE_(noop, "", symbol)
 #define INDEX(f, bound)         KVOPS_RULE_(index, #f, bound)
 #define BLOCKS(f, bound, lens)  Row{#f, 0, kRule + int(RuleKind::blocks), 0, {}, bound, #lens},

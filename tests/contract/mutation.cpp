@@ -7,6 +7,7 @@
 
 #include "contract/calls.h"
 #include "contract/derive.h"
+#include "contract/values.h"
 #include "core/contract.h"
 #include "core/indices.h"
 #include "core/table.h"
@@ -191,9 +192,10 @@ struct Mutator {
 
   void rule(size_t i) {
     auto& r = c.rules[i];
-    static const char* const kinds[] = {"IF",   "RULE",  "ALIAS", "OVERLAP",
-                                        "NOOP", "INDEX", "BLOCKS"};
-    string name = string(kinds[int(r.kind)]) + " \"" + r.text + "\" ";
+    static const char* const kinds[] = {"IF",     "RULE", "ALIAS", "OVERLAP",
+                                        "SCALES", "NOOP", "INDEX", "BLOCKS"};
+    auto* what = r.kind == RuleKind::scales ? c.args[r.arg].name : r.text;
+    string name = string(kinds[int(r.kind)]) + " \"" + what + "\" ";
     if (r.kind == RuleKind::when)  // what it governs always holds
       add(name + "always", [i](Table& t) { t.rules[i].kind = RuleKind::noop, lift(t, i); });
     else
@@ -216,55 +218,6 @@ struct Mutator {
 
 // ---- probes ------------------------------------------------------------------------------------
 
-// Index tensors with real values. Kept alive for the whole run.
-std::vector<std::vector<char>> storage;
-
-void* filled(const kvops_tensor& t, int64_t value) {
-  int64_t n = 1, size = kvops_dtype_size(t.dtype);
-  for (int i = 0; i < t.rank; ++i) n *= 1 + (t.shape[i] - 1) * t.stride[i];
-  storage.emplace_back(size_t(n * size) + 8);
-  char* data = storage.back().data();
-  for (int64_t i = 0; i < n; ++i) std::memcpy(data + i * size, &value, size_t(size));
-  return data;
-}
-
-bool has_strange_strides(const kvops_tensor& t) {
-  for (int i = 0; i < t.rank; ++i)
-    if (t.stride[i] < 0 || t.shape[i] < 1 || t.shape[i] > 1 << 20) return true;
-  return false;
-}
-
-// A legal call whose device-side indices are all 0, and one per INDEX or BLOCKS rule in which they
-// are far too large.
-void bounds_probes(const Contract& c, const ArgsCall& base, std::vector<Probe>& probes) {
-  ArgsCall zero = base;
-  bool any = false;
-  for (auto& r : c.rules) {
-    if (r.kind != RuleKind::index && r.kind != RuleKind::blocks) continue;
-    auto* a = base.find(c.args[r.arg].name);
-    if (!base.present(a) || has_strange_strides(base.tensor(a))) return;
-    auto t = base.tensor(a);
-    if (zero.tensor(a).data == t.data) t.data = filled(t, 0), zero.put(a, t);
-    any = true;
-    if (r.kind != RuleKind::blocks) continue;
-    auto* lengths = base.find(c.args[r.other].name);
-    t = base.tensor(lengths);
-    t.data = filled(t, 1);
-    zero.put(lengths, t);
-  }
-  if (!any) return;
-  probes.push_back({zero.bytes, true, {}});
-  for (auto& r : c.rules) {
-    if (r.kind != RuleKind::index && r.kind != RuleKind::blocks) continue;
-    auto call = zero;
-    auto* a = base.find(c.args[r.arg].name);
-    auto t = base.tensor(a);
-    t.data = filled(t, INT32_MAX);
-    call.put(a, t);
-    probes.push_back({call.bytes, true, {}});
-  }
-}
-
 std::vector<Probe> probes_of(const Contract& c, const std::vector<Case>& cases) {
   std::vector<Probe> probes;
   for (auto& k : cases) {
@@ -275,7 +228,7 @@ std::vector<Probe> probes_of(const Contract& c, const std::vector<Case>& cases) 
       for (auto& d : derive(base))
         if (d.call.bytes.size() == c.args_size && d.arg)
           probes.push_back({d.call.bytes, false, {}});
-    bounds_probes(c, k.call, probes);
+    for (auto& call : calls_with_values(c, k.call)) probes.push_back({call.bytes, true, {}});
   }
   for (auto& p : probes) p.expected = hold(c, p);
   return probes;

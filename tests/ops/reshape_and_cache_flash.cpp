@@ -126,6 +126,36 @@ TEST_CASE("NVFP4: the smaller error of 4 and 6 wins") {
   CHECK(error[1] < 0.95 * error[0]);
 }
 
+TEST_CASE("NVFP4: debug=bounds refuses scales that are not positive and finite") {
+  const Pages p = {2, 32, 2, 4, false, KVOPS_V_SCALE_LINEAR};
+  auto x = random_bf16(size_t(2 * p.heads * p.size), 1);
+  vector<uint8_t> memory(size_t(2 * p.page() * p.blocks), 0xEE);
+  const auto untouched = memory;
+  float good = 1, scale = 0;
+  const vector<int64_t> slot = {0, 5};
+  auto a = call_of(x, 2, p, memory, good, slot, KVOPS_FORMAT_NVFP4);
+  REQUIRE(!kvops_set_option("debug", "bounds"));
+  for (kvops_tensor* side : {&a.k_scale, &a.v_scale}) {
+    side->data = &scale;
+    for (float bad : {0.0f, -1.0f, INFINITY, NAN}) {
+      scale = bad;
+      CHECK(kvops_reshape_and_cache_flash(&a) == KVOPS_INVALID_ARGUMENT);
+    }
+    side->data = &good;
+  }
+  kvops_error e = {};
+  e.struct_size = sizeof e;
+  REQUIRE(!kvops_get_error(&e));
+  CHECK(std::string(e.message) ==
+        "reshape_and_cache_flash: v_scale: element 0 is nan, expected a positive finite number");
+  CHECK(e.element == 0);
+  CHECK((memory == untouched));
+  CHECK_OK(kvops_reshape_and_cache_flash(&a));
+  kvops_set_option("debug", "");
+  a.k_scale.data = &scale;
+  CHECK_OK(kvops_reshape_and_cache_flash(&a));  // the bytes mean nothing, but nothing breaks
+}
+
 TEST_CASE("NVFP4: vectors equal the scalar arithmetic on any bits") {
   const Pages p = {2, 272, 8, 4, false, KVOPS_V_SCALE_LINEAR};
   const int64_t tokens = 32, groups = p.size / 16;
