@@ -226,8 +226,10 @@ std::vector<Job> jobs_of(const BenchOptions& options) {
     auto list = options.line.empty() ? harness::read_cases(file, &problem)
                                      : harness::parse_case("line " + options.line, &problem);
     if (!problem.empty()) std::fprintf(stderr, "kvops: %s\n", problem.c_str());
-    std::erase_if(list,
-                  [&](auto& one) { return !options.name.empty() && one.name != options.name; });
+    auto names = harness::split(options.name, ',');
+    std::erase_if(list, [&](auto& one) {
+      return !names.empty() && std::find(names.begin(), names.end(), one.name) == names.end();
+    });
     for (auto& one : list) jobs.push_back({ops[i], std::move(one)});
   }
   return jobs;

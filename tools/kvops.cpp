@@ -75,7 +75,7 @@ int run(int argc, char** argv) {
   BenchOptions b;
   auto* bench_command = app.add_subcommand("bench", "Times operators against a copy of the bytes");
   bench_command->add_option("op", b.op, "an operator, or all")->required();
-  bench_command->add_option("case", b.name, "a line of cases/<op>.txt (default: all)");
+  bench_command->add_option("case", b.name, "lines of cases/<op>.txt: \"a,b\" (default: all)");
   bench_command->add_option("--line", b.line, "a line of your own: \"n=1,64 d=4096 T=bf16\"");
   bench_command->add_option("--device", b.device, "cpu, cuda, cuda:1, hip")->check(device);
   bench_command->add_option("--threads", b.threads, "of the CPU (default: all)");

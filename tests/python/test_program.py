@@ -1,8 +1,10 @@
 # The `kvops` program: doctor, verify, bench, as a user and as a script sees them.
 import json
 import os
+import pathlib
 import shutil
 import subprocess
+import sys
 
 import kvops
 import pytest
@@ -121,3 +123,27 @@ def test_bench_refuses_a_line(line, sentence):
 def test_bench_refuses_names():
     assert 'there is no operator "rms_nrom"' in run("bench", "rms_nrom", status=1)[1]
     assert "expected cpu, cuda" in run("bench", "rms_norm", "--device", "gpu", status=105)[1]
+
+
+def test_every_line_of_the_installation_is_a_call():
+    text, complaints = run("bench", "all", "--list")
+    assert not complaints
+    on_cpu = {op.name for op in kvops.ops.values() if "cpu" in op.backends}
+    assert {line.split()[0] for line in text.splitlines()} == on_cpu
+    assert text.count("\n") > len(on_cpu)
+
+
+def test_results_can_be_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    tool = pathlib.Path(__file__).resolve().parents[2] / "tools" / "plot.py"
+    text = run("bench", "rms_norm", "--line", "n=3,5 d=64 T=bf16", "--seconds", "0.02", "--json")[0]
+    (tmp_path / "bench.json").write_text(text)
+
+    def draw(*arguments):
+        return subprocess.run([sys.executable, tool, tmp_path / "bench.json", *arguments],
+                              check=True, capture_output=True, text=True).stdout
+
+    draw("-o", tmp_path / "bench.svg")
+    assert (tmp_path / "bench.svg").read_text().startswith("<?xml")
+    table = draw("--markdown").splitlines()
+    assert len(table) == 4 and "T=bf16 d=64 n=3" in table[2]

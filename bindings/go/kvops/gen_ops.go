@@ -341,7 +341,7 @@ type ReshapeAndCacheArgs struct {
 	Key         Tensor // [>= tokens, heads, size] T
 	Value       Tensor // as key T
 	KeyCache    Tensor // [blocks, heads, size/x, block, x] Cache; x elements are 16 bytes
-	ValueCache  Tensor // [blocks, heads, size, block] Cache
+	ValueCache  Tensor // [blocks, heads, size, block] Cache; both: any strides
 	SlotMapping Tensor // [tokens] i64
 	KScale      Tensor // [] or [1] f32; opt unless Cache is fp8
 	VScale      Tensor // [] or [1] f32; opt unless Cache is fp8
@@ -358,6 +358,10 @@ type ReshapeAndCacheArgs struct {
 //
 //	one (block, head) of key_cache:    o0: k0..k[x-1] | o1: k0..k[x-1] | ...  then kx.. of every o
 //	one (block, head) of value_cache:  v0: o0 o1 ... | v1: o0 o1 ... | ...
+//
+// That is the dense layout; all strides of the caches are read. A flash cache [blocks, block,
+// heads, size] with strides (sb, st, sh, 1) is a key_cache with strides (sb, sh, x, st, 1) and a
+// value_cache with strides (sb, sh, 1, st).
 func ReshapeAndCache(a *ReshapeAndCacheArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -400,8 +404,10 @@ type ReshapeAndCacheFlashArgs struct {
 //	w = S == 0 ? 0 : 1 / RN(S * (1 / G)),  code = e2m1(RN(x * w)), half to even, saturating
 //
 // NaN enters amax only if all 16 are NaN, and codes as 6. NVFP4_4OVER6 also tries c = 1/4 and keeps
-// it where the sum of squared errors is strictly smaller. Scale bytes are equal on all backends;
-// codes may differ by one step where the hardware reciprocal is used.
+// it where the sum of (decode(code) * RN(1 / w) - x)^2 is strictly smaller: in f32, rounded after
+// every operation, of pairs, pairs of pairs and so on; 1 / w is 0 where w = 0. Reciprocals are
+// correctly rounded: all backends write the same bytes. Under a k_scale that is not positive and
+// finite the codes mean nothing.
 func ReshapeAndCacheFlash(a *ReshapeAndCacheFlashArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -431,7 +437,7 @@ type ConcatAndCacheMlaArgs struct {
 //
 //	PLAIN         conv(kv_c[t], kv_scale) | conv(k_pe[t], kv_scale)
 //
-//	FP8_DS_MLA    [0, 512) codes sat(x / s[k]) of kv_c | [512, 528) f32 s[k] of elements 128k ..
+//	FP8_DS_MLA    [0, 512) e4m3(x / s[k]) of kv_c | [512, 528) f32 s[k] of elements 128k ..
 //	              | [528, 656) the bits of k_pe
 //	              POW2: s = 2^ceil(log2(max(RN(amax / C), 1e-4))), exact
 //	              AMAX: s = max(RN(amax / C), 2^-126)
@@ -526,10 +532,11 @@ type SwapBlocksArgs struct {
 //
 // Block block_mapping[i][0] of src is copied, as bytes, to block block_mapping[i][1] of dst, for
 // i = 0, 1, ... in this order. Block b starts at byte b * block_size_in_bytes of its tensor and
-// must end within the bytes that the tensor spans; shapes, strides and dtypes matter no further.
-// All pairs are checked before the first copy: INVALID_ARGUMENT names the first bad one. A copy
-// into pageable CPU memory is complete on return; the others are stream-ordered, and only they may
-// be captured. A graph replays the pairs of the captured call.
+// must end within the bytes from the first element of its tensor to the end of the last; shapes,
+// strides and dtypes matter no further. A block onto itself is no copy. All pairs are checked
+// before the first copy: INVALID_ARGUMENT names the first bad one. A copy into pageable CPU memory
+// is complete on return; the others are stream-ordered, and only they may be captured. A graph
+// replays the pairs of the captured call.
 func SwapBlocks(a *SwapBlocksArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -552,9 +559,10 @@ type SwapBlocksBatchArgs struct {
 //
 // sizes[i] bytes from src_ptrs[i] to dst_ptrs[i] for all i. The batch is ordered on the stream, its
 // copies are not ordered among themselves and must not depend on each other. Works on the default
-// stream, for any number of copies. A negative size is INVALID_ARGUMENT before any copy; addresses
-// cannot be checked. kvops_get_error() names the first copy that failed. Set
-// is_src_access_order_any only for sources that nothing on the device still writes (CPU to device).
+// stream, for any number of copies. A negative size, or an address of 0 where the size is not, is
+// INVALID_ARGUMENT before any copy; other addresses cannot be checked. kvops_get_error() names the
+// first copy that failed. Set is_src_access_order_any only for sources that nothing on the device
+// still writes (CPU to device).
 func SwapBlocksBatch(a *SwapBlocksBatchArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -573,7 +581,8 @@ type ConvertFp8Args struct {
 
 // ConvertFp8 runs kvops_convert_fp8.
 //
-// float -> fp8: dst = sat(src / scale).  fp8 -> float: dst = RN_T(decode(src) * scale).
+// float -> fp8: dst = fp8(src / scale), see cache_format.h. fp8 -> float: dst = RN_T(p) of the f32
+// product p = RN(decode(src) * scale); f16 overflows to infinity. One side must be fp8, one not.
 func ConvertFp8(a *ConvertFp8Args) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
