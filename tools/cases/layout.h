@@ -28,7 +28,7 @@ struct Tensor {
   int64_t written = 0;     // and what it must write
   int64_t bound = 0;       // indices: values lie in [0, bound)
   bool is_length = false;  // ... and are all bound - 1
-  bool is_shared = false;  // an index chooses what is touched: calls may use the same memory
+  bool is_shared = false;  // an index chooses a small part: calls may use the same memory
 };
 
 struct Layout {

@@ -68,11 +68,19 @@ struct Counter {
       auto bound = number(rule.bound);
       if (!by || !bound || !*bound || !chooses(rule, t.info)) continue;
       auto entries = double(count_of(by->shape));
-      auto length = number("seq_len"), full = number("width*block");
-      if (!rule.lengths.empty() && length && full) entries *= double(*length) / double(*full);
+      if (!rule.lengths.empty()) entries *= live_part();
       return std::min(1.0, entries / double(*bound));
     }
     return -1;
+  }
+
+  // The part of a block table's tokens that take part: full lengths, unless the line says seq_len,
+  // and no more than the window. What block-sparse patterns leave out is not taken off.
+  double live_part() const {
+    auto full = number("width*block").value_or(0);
+    auto live = number("seq_len").value_or(full), window = number("window").value_or(0);
+    if (window > 0) live = std::min(live, window);
+    return full > 0 ? double(live) / double(full) : 1;
   }
 
   void count(Tensor& t) const {
@@ -80,9 +88,10 @@ struct Counter {
     double part = part_of(t);
     auto moved = int64_t(double(t.bytes) * (part < 0 ? 1 : part));
     int flags = t.info->flags & (KVOPS_ARG_SIZED | KVOPS_ARG_COUNTER) ? 0 : t.info->flags;
-    t.is_shared = part >= 0 && !(flags & KVOPS_ARG_ANYWHERE);
+    bool chosen = part >= 0 && !(flags & KVOPS_ARG_ANYWHERE);
+    t.is_shared = chosen && part < 0.25;
     t.written = flags & KVOPS_ARG_WRITTEN ? moved : 0;
-    t.read = flags & KVOPS_ARG_READ && !(t.is_shared && t.written) ? moved : 0;
+    t.read = flags & KVOPS_ARG_READ && !(chosen && t.written) ? moved : 0;
     for (auto& rule : rules) {
       if (rule.argument == t.info->name) t.bound = number(rule.bound).value_or(0);
       if (rule.lengths == t.info->name) t.is_length = true;
