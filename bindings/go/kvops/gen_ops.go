@@ -136,7 +136,9 @@ type RmsNormArgs struct {
 //	out[j]  = RN_T((input[j] * s) * weight[j])                without weight: RN_T(input[j] * s)
 //
 // input has rank >= 1 and the shape of out. One rounding, at the end. The order of the sum depends
-// on d and T only. An infinity in a row: finite elements give 0, the infinite ones NaN.
+// on d and T only: a row has the same bits in any batch, at any address, with any strides. An
+// infinity in a row: finite elements give 0, the infinite ones NaN; NaN: all give NaN. A sum of
+// squares beyond f32: the row gives 0.
 func RmsNorm(a *RmsNormArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -209,7 +211,8 @@ type SiluAndMulArgs struct {
 
 // SiluAndMul runs kvops_silu_and_mul.
 //
-// out = silu(a) * b,  silu(x) = x / (1 + exp(-x)).  x = -inf gives NaN.
+// out = silu(a) * b,  silu(x) = x / (1 + exp(-x)).  x = -inf gives NaN; below -88.7 the exponential
+// overflows and silu is -0.
 func SiluAndMul(a *SiluAndMulArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -282,7 +285,8 @@ type FatreluAndMulArgs struct {
 
 // FatreluAndMul runs kvops_fatrelu_and_mul.
 //
-// out = (a <= RN_T(threshold) ? 0 : a) * b.  A NaN in a passes.
+// out = (a <= RN_T(threshold) ? 0 : a) * b.  A NaN in a passes; a dropped a times an infinite b is
+// NaN, times a negative b -0. threshold is rounded to f32, then to T.
 func FatreluAndMul(a *FatreluAndMulArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -326,7 +330,8 @@ type SiluAndMulWithClampArgs struct {
 // SiluAndMulWithClamp runs kvops_silu_and_mul_with_clamp.
 //
 // g = RN_T(min(a, limit)),  u = RN_T(max(min(b, limit), -limit));
-// out = RN_T(RN_T(g / (1 + exp(-alpha * g))) * (u + beta)).
+// out = RN_T(RN_T(g / (1 + exp(-(alpha * g)))) * (u + beta)).
+// limit, alpha and beta are rounded to f32, u + beta is a sum in f32; a NaN in a or b gives NaN.
 func SiluAndMulWithClamp(a *SiluAndMulWithClampArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)

@@ -65,7 +65,9 @@ def rms_norm(
       out[j]  = RN_T((input[j] * s) * weight[j])                without weight: RN_T(input[j] * s)
 
     input has rank >= 1 and the shape of out. One rounding, at the end. The order of the sum depends
-    on d and T only. An infinity in a row: finite elements give 0, the infinite ones NaN.
+    on d and T only: a row has the same bits in any batch, at any address, with any strides. An
+    infinity in a row: finite elements give 0, the infinite ones NaN; NaN: all give NaN. A sum of
+    squares beyond f32: the row gives 0.
     """
 
 def fused_add_rms_norm(
@@ -113,7 +115,10 @@ def silu_and_mul(
     out: Array,
     stream: StreamLike = None,
 ) -> None:
-    """out = silu(a) * b,  silu(x) = x / (1 + exp(-x)).  x = -inf gives NaN."""
+    """
+    out = silu(a) * b,  silu(x) = x / (1 + exp(-x)).  x = -inf gives NaN; below -88.7 the exponential
+    overflows and silu is -0.
+    """
 
 def mul_and_silu(
     *,
@@ -146,7 +151,10 @@ def fatrelu_and_mul(
     threshold: float = 0.0,
     stream: StreamLike = None,
 ) -> None:
-    """out = (a <= RN_T(threshold) ? 0 : a) * b.  A NaN in a passes."""
+    """
+    out = (a <= RN_T(threshold) ? 0 : a) * b.  A NaN in a passes; a dropped a times an infinite b is
+    NaN, times a negative b -0. threshold is rounded to f32, then to T.
+    """
 
 def swigluoai_and_mul(
     *,
@@ -173,7 +181,8 @@ def silu_and_mul_with_clamp(
 ) -> None:
     """
     g = RN_T(min(a, limit)),  u = RN_T(max(min(b, limit), -limit));
-    out = RN_T(RN_T(g / (1 + exp(-alpha * g))) * (u + beta)).
+    out = RN_T(RN_T(g / (1 + exp(-(alpha * g)))) * (u + beta)).
+    limit, alpha and beta are rounded to f32, u + beta is a sum in f32; a NaN in a or b gives NaN.
     """
 
 def reshape_and_cache(

@@ -957,7 +957,9 @@ extern "C" {
     ///   out[j]  = RN_T((input[j] * s) * weight[j])                without weight: RN_T(input[j] * s)
     ///
     /// input has rank >= 1 and the shape of out. One rounding, at the end. The order of the sum depends
-    /// on d and T only. An infinity in a row: finite elements give 0, the infinite ones NaN.
+    /// on d and T only: a row has the same bits in any batch, at any address, with any strides. An
+    /// infinity in a row: finite elements give 0, the infinite ones NaN; NaN: all give NaN. A sum of
+    /// squares beyond f32: the row gives 0.
     /// ```
     pub fn kvops_rms_norm(args: *const kvops_rms_norm_args) -> kvops_status;
     /// ```text
@@ -979,7 +981,8 @@ extern "C" {
     /// ```
     pub fn kvops_rotary_embedding(args: *const kvops_rotary_embedding_args) -> kvops_status;
     /// ```text
-    /// out = silu(a) * b,  silu(x) = x / (1 + exp(-x)).  x = -inf gives NaN.
+    /// out = silu(a) * b,  silu(x) = x / (1 + exp(-x)).  x = -inf gives NaN; below -88.7 the exponential
+    /// overflows and silu is -0.
     /// ```
     pub fn kvops_silu_and_mul(args: *const kvops_silu_and_mul_args) -> kvops_status;
     /// ```text
@@ -995,7 +998,8 @@ extern "C" {
     /// ```
     pub fn kvops_gelu_tanh_and_mul(args: *const kvops_gelu_tanh_and_mul_args) -> kvops_status;
     /// ```text
-    /// out = (a <= RN_T(threshold) ? 0 : a) * b.  A NaN in a passes.
+    /// out = (a <= RN_T(threshold) ? 0 : a) * b.  A NaN in a passes; a dropped a times an infinite b is
+    /// NaN, times a negative b -0. threshold is rounded to f32, then to T.
     /// ```
     pub fn kvops_fatrelu_and_mul(args: *const kvops_fatrelu_and_mul_args) -> kvops_status;
     /// ```text
@@ -1006,7 +1010,8 @@ extern "C" {
     pub fn kvops_swigluoai_and_mul(args: *const kvops_swigluoai_and_mul_args) -> kvops_status;
     /// ```text
     /// g = RN_T(min(a, limit)),  u = RN_T(max(min(b, limit), -limit));
-    /// out = RN_T(RN_T(g / (1 + exp(-alpha * g))) * (u + beta)).
+    /// out = RN_T(RN_T(g / (1 + exp(-(alpha * g)))) * (u + beta)).
+    /// limit, alpha and beta are rounded to f32, u + beta is a sum in f32; a NaN in a or b gives NaN.
     /// ```
     pub fn kvops_silu_and_mul_with_clamp(args: *const kvops_silu_and_mul_with_clamp_args) -> kvops_status;
     /// ```text
