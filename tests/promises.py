@@ -49,7 +49,8 @@ class Tests:
         self.contract = set(re.findall(r"^(\w+) ", lines, re.M))
         python = "".join(p.read_text() for p in (ROOT / "tests/python").glob("*.py"))
         self.python = set(re.findall(r"^def (test_\w+)", python, re.M))
-        self.ctest = set(re.findall(r"Test +#\d+: (\S+)", output("ctest", "-N", "--test-dir", build)))
+        listing = output("ctest", "-N", "--test-dir", build)
+        self.ctest = set(re.findall(r"Test +#\d+: (\S+)", listing))
         self.gpu = "".join(p.read_text() for p in (ROOT / "tests/gpu").glob("*"))
 
     def problem(self, test):

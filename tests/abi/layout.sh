@@ -1,5 +1,5 @@
 #!/bin/sh
-# layout.sh LAYOUT_PROGRAM INCLUDE: the structs are as in layout.txt, and none of a header is missing.
+# layout.sh PROGRAM INCLUDE: the structs are as in layout.txt, and none of a header is missing.
 here=$(dirname "$0")
 now=$("$1") || exit 1
 bad=0

@@ -6,6 +6,7 @@
 
 #include "contract/calls.h"
 #include "contract/derive.h"
+#include "contract/shapes.h"
 #include "contract/test_backend.h"
 
 using std::string;

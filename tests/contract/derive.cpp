@@ -376,29 +376,3 @@ std::vector<Derived> derive(const ArgsCall& base) {
   d.together();
   return std::move(d.list);
 }
-
-// The base with every optional tensor that it can have, too.
-ArgsCall with_all(const ArgsCall& base) {
-  ArgsCall call = base;
-  for (size_t i = 0; i < base.op->num_args; ++i) {
-    auto* a = base.op->args[i];
-    if (a->kind != KVOPS_ARG_TENSOR || !(a->flags & KVOPS_ARG_OPTIONAL) || call.present(a))
-      continue;
-    Names names(call);
-    names.values.emplace("bytes", 4096);
-    for (auto& shape : alternatives(a)) {
-      auto extents = names.extents(shape);
-      ArgsCall more = call;
-      kvops_tensor t = {};
-      t.data = base.address(a), t.device = {KVOPS_CPU, 0};
-      for (int d = 1; extents && d < 12 && !call.present(a); ++d) {
-        if (!(a->values >> d & 1)) continue;
-        t.dtype = d;
-        set_shape(t, *extents);
-        more.put(a, t);
-        if (!kvops_call(more.op->name, more.bytes.data())) call = more;
-      }
-    }
-  }
-  return call;
-}

@@ -15,6 +15,3 @@ struct Derived {
 };
 
 std::vector<Derived> derive(const ArgsCall& base);
-
-// The call with all the optional tensors that it may have besides.
-ArgsCall with_all(const ArgsCall& base);

@@ -37,3 +37,6 @@ struct Names {
 // Dense and row-major.
 void set_shape(kvops_tensor& t, const std::vector<int64_t>& shape);
 void make_dense(kvops_tensor& t);
+
+// The call with all the optional tensors that it may have besides.
+ArgsCall with_all(const ArgsCall& base);
