@@ -319,23 +319,7 @@ struct Deriver {
       if (name.empty() && !base.find(other)) n = value;
     if (name.empty()) std::fill(names.group.begin(), names.group.end(), value);
     list.push_back({base, Expect::free, base.op->args[0], name + " is " + std::to_string(value)});
-    auto& call = list.back().call;
-    for (size_t i = 0; i < base.op->num_args; ++i) {
-      auto* a = base.op->args[i];
-      if (a->kind == KVOPS_ARG_INT && name == a->name) call.put(a, value);
-      if (a->kind != KVOPS_ARG_TENSOR || !base.present(a)) continue;
-      auto t = base.tensor(a);
-      for (auto& shape : alternatives(a)) {
-        auto extents = names.extents(shape);
-        bool named = std::any_of(shape.begin(), shape.end(), [&](auto& d) {
-          return d.text.find(name) != string::npos;  // "" is found everywhere
-        });
-        if (!extents || !named || extents->size() != size_t(t.rank)) continue;
-        set_shape(t, *extents);
-        call.put(a, t);
-        break;
-      }
-    }
+    apply_names(list.back().call, names, name);
   }
 
   void together() {

@@ -146,9 +146,28 @@ ArgsCall with_all(const ArgsCall& base) {
         t.dtype = d;
         set_shape(t, *extents);
         more.put(a, t);
-        if (!kvops_call(more.op->name, more.bytes.data())) call = more;
+        if (!kvops_query(more.op->name, more.bytes.data(), nullptr)) call = more;
       }
     }
   }
   return call;
+}
+
+void apply_names(ArgsCall& call, const Names& names, const string& name) {
+  for (size_t i = 0; i < call.op->num_args; ++i) {
+    auto* a = call.op->args[i];
+    if (a->kind == KVOPS_ARG_INT && name == a->name) call.put(a, names.values.at(name));
+    if (a->kind != KVOPS_ARG_TENSOR || !call.present(a)) continue;
+    auto t = call.tensor(a);
+    for (auto& shape : alternatives(a)) {
+      auto extents = names.extents(shape);
+      bool named = std::any_of(shape.begin(), shape.end(), [&](auto& d) {
+        return d.text.find(name) != string::npos;  // "" is found everywhere
+      });
+      if (!extents || !named || extents->size() != size_t(t.rank)) continue;
+      set_shape(t, *extents);
+      call.put(a, t);
+      break;
+    }
+  }
 }

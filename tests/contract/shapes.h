@@ -40,3 +40,6 @@ void make_dense(kvops_tensor& t);
 
 // The call with all the optional tensors that it may have besides.
 ArgsCall with_all(const ArgsCall& base);
+
+// Gives every tensor whose shape has `name` the extents that `names` says; "": every tensor.
+void apply_names(ArgsCall& call, const Names& names, const std::string& name);
