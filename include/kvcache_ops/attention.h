@@ -56,7 +56,7 @@ typedef struct kvops_paged_attention_v1_args {
 // included. Faults: a block id outside [0, blocks), whose tokens take no part, and L above
 // max_seq_len or width * block, where it is cut.
 //
-// size: a multiple of 8 (fp8: 16) up to 512; any block; heads a multiple of kv_heads.
+// size: a multiple of 8 (fp8: 16) from 8 to 512; any block; heads a multiple of kv_heads.
 //
 // Block-sparse, if vert_stride > 1; B = blocksparse_block_size, step = head_sliding_step: the cache
 // block that starts at token t takes part iff

@@ -63,10 +63,23 @@ constexpr Entry kEntries[kNumOps] = {
 #include "ops.def"
 };
 
+// Entries by name.
+constexpr auto kByName = [] {
+  std::array<uint8_t, kNumOps> order{};
+  for (size_t i = 0; i < kNumOps; ++i) order[i] = uint8_t(i);
+  std::sort(order.begin(), order.end(), [](size_t a, size_t b) {
+    return std::string_view(kEntries[a].contract.op) < kEntries[b].contract.op;
+  });
+  return order;
+}();
+
 const Entry* find_entry(const char* op) {
-  for (auto& e : kEntries)
-    if (op && !std::strcmp(e.contract.op, op)) return &e;
-  return nullptr;
+  if (!op) return nullptr;
+  auto* found = std::lower_bound(
+      kByName.begin(), kByName.end(), op,
+      [](size_t i, const char* name) { return std::strcmp(kEntries[i].contract.op, name) < 0; });
+  if (found == kByName.end() || std::strcmp(kEntries[*found].contract.op, op) != 0) return nullptr;
+  return &kEntries[*found];
 }
 
 }  // namespace kvops

@@ -7,12 +7,14 @@
 #include "core/backend.h"
 
 Recorded recorded;
+bool recording = true;
 
 namespace kvops {
 namespace {
 
 template <class Args>
 kvops_status record(const char* op, const Args& args) {
+  if (!recording) return KVOPS_OK;
   recorded.op = op;
   recorded.args.resize(sizeof args);
   std::memcpy(recorded.args.data(), &args, sizeof args);

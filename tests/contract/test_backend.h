@@ -8,6 +8,7 @@ struct Recorded {
   std::vector<char> args;
 };
 extern Recorded recorded;
+extern bool recording;
 
 // What every size function answers.
 inline constexpr long long kTestBytes = 4096;

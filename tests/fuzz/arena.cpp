@@ -5,9 +5,10 @@
 
 #include <cstdlib>
 
-Arena::Arena() : memory_(static_cast<char*>(std::aligned_alloc(4096, kSize))),
-                 copy_(static_cast<char*>(std::aligned_alloc(4096, kSize))),
-                 noise_(1 << 20) {
+Arena::Arena()
+    : memory_(static_cast<char*>(std::aligned_alloc(4096, kSize))),
+      copy_(static_cast<char*>(std::aligned_alloc(4096, kSize))),
+      noise_(1 << 20) {
   Random random{42};
   for (auto& c : noise_) c = char(random.next());
   // Not only random bits: also plausible floats.

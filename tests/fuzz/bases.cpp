@@ -141,8 +141,7 @@ std::vector<ArgsCall> make_bases(const std::vector<string>& paths, int each, Ran
       fit_workspace(call);
       if (total_bytes(call) < 64 << 10) bases.push_back(call);
     }
-    if (bases.size() < wanted)
-      std::printf("%s: no small legal call\n", ops[i]->name), std::exit(1);
+    if (bases.size() < wanted) std::printf("%s: no small legal call\n", ops[i]->name), std::exit(1);
   }
   return bases;
 }

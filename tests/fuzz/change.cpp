@@ -8,7 +8,9 @@ const char* const kChanges[kNumChanges] = {
     "size",   "scalar", "values", "device", "workspace",     "names"};
 
 Draft::Draft(const ArgsCall& base)
-    : call(base), shares(base.op->num_args, -1), shift(base.op->num_args, 0),
+    : call(base),
+      shares(base.op->num_args, -1),
+      shift(base.op->num_args, 0),
       null(base.op->num_args, false) {}
 
 bool holds_addresses(const kvops_op_info* op, const kvops_arg_info* a) {
@@ -29,8 +31,8 @@ int pick(const Draft& d, Random& random, int kind, bool present) {
 }
 
 int64_t odd_number(Random& random) {
-  return random.of<int64_t>({-1, 0, 1, 2, 3, 5, 7, 64, 65, -100, 1 << 20, int64_t{1} << 40,
-                             INT64_MAX, INT64_MIN});
+  return random.of<int64_t>(
+      {-1, 0, 1, 2, 3, 5, 7, 64, 65, -100, 1 << 20, int64_t{1} << 40, INT64_MAX, INT64_MIN});
 }
 
 void change_tensor(Draft& d, Random& random, int kind) {
@@ -40,13 +42,12 @@ void change_tensor(Draft& d, Random& random, int kind) {
   auto t = d.call.tensor(a);
   int axis = t.rank > 0 && t.rank <= KVOPS_MAX_RANK ? int(random.below(t.rank)) : 0;
   if (kind == 0)
-    t.shape[axis] = random.one_in(4) ? odd_number(random)
-                                     : t.shape[axis] + random.of<int64_t>({-1, 1, 1, 2});
+    t.shape[axis] =
+        random.one_in(4) ? odd_number(random) : t.shape[axis] + random.of<int64_t>({-1, 1, 1, 2});
   if (kind == 1)
-    t.stride[axis] = random.one_in(6)
-                         ? odd_number(random)
-                         : t.stride[axis] * random.of<int64_t>({1, 2, 3, -1, -2}) +
-                               random.of<int64_t>({0, 0, 1, 5});
+    t.stride[axis] = random.one_in(6) ? odd_number(random)
+                                      : t.stride[axis] * random.of<int64_t>({1, 2, 3, -1, -2}) +
+                                            random.of<int64_t>({0, 0, 1, 5});
   if (kind == 2) {
     t.rank = random.one_in(4) ? random.of({-1, 0, 7, 1 << 20}) : t.rank + random.of({-1, 1});
     if (t.rank > 0 && t.rank <= KVOPS_MAX_RANK && random.one_in(2))

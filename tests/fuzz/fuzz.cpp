@@ -125,8 +125,8 @@ struct Runner {
     for (size_t i = 0; i < d.shares.size(); ++i) {
       if (d.shares[i] < 0 || !d.shift[i]) continue;
       auto *a = d.call.op->args[i], *b = d.call.op->args[size_t(d.shares[i])];
-      if ((a->flags | b->flags) & KVOPS_ARG_WRITTEN && !(a->flags & KVOPS_ARG_ANYWHERE))
-        return true;
+      bool copied = a->flags & b->flags & KVOPS_ARG_ANYWHERE;  // these may overlap in any way
+      if ((a->flags | b->flags) & KVOPS_ARG_WRITTEN && !copied) return true;
     }
     return false;
   }
