@@ -1,5 +1,5 @@
 // bench_validation FILE...: nanoseconds of one call up to the back end, for every operator: the
-// slowest legal call of its lines in tests/contract with every optional tensor, over a back end that
+// slowest legal call of its lines in tests/contract with every optional tensor, and a back end that
 // does nothing. Prints the least of several runs, which other work on the machine disturbs least; a
 // benchmark, not a test.
 #include <algorithm>
