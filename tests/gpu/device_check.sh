@@ -14,7 +14,7 @@ check() {  # NAME COMMAND...: shows the end of what failed
   shift
   log=$(mktemp)
   if "$@" >"$log" 2>&1; then
-    echo "ok   $name ($((SECONDS - start)) s): $(grep -v '^=* *$' "$log" | tail -1)"
+    echo "ok   $name ($((SECONDS - start)) s): $(grep -v '^=* *$' "$log" | tail -2 | tr '\n' ' ')"
   else
     echo "FAIL $name ($((SECONDS - start)) s): $*"
     tail -25 "$log"
