@@ -286,6 +286,7 @@ HWY_INLINE void add_state(State& into, const State& part) {
   const Floats16 d;
   const auto lanes = int64_t(hn::Lanes(d));
   for (int64_t h = 0; h < into.heads; ++h) {
+    if (part.top[h] == -HUGE_VALF && part.sum[h] == 0) continue;
     const float top = HWY_MAX(into.top[h], part.top[h]);
     auto weight = [&](float t) {
       return t == top ? 1.0f : float(std::exp(double(t) - double(top)));

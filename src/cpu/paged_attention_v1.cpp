@@ -80,8 +80,10 @@ float scalar(const kvops_tensor& t) {
 // The tokens of a tile that take part.
 struct Tile {
   Run runs[kTile];
-  alignas(64) float behind[kTile];  // token - (length - 1)
+  alignas(64) float behind[kTile];  // token - (length - 1), when `positions` are asked for
+  int64_t first;                    // token, of the range that the tile is in
   int num_runs, count;
+  bool positions;
 
   // The first tile from token `begin` on that is not empty, if there is one; returns its end.
   int64_t fill(const Attention& job, const Unit& unit, int64_t begin, int64_t end) {
@@ -89,6 +91,7 @@ struct Tile {
     num_runs = count = 0;
     while (begin < end && !count) {
       const int64_t last = std::min(end, (begin / step + 1) * step);
+      first = begin;
       for (; begin < last; begin += add(job, unit, begin, last)) {
       }
     }
@@ -101,7 +104,9 @@ struct Tile {
     const int64_t b = job.block_of(unit.seq, t);
     if (b < 0 || !unit.keep(t - slot)) return n;
     runs[num_runs++] = {b, slot, int(n)};
-    for (int64_t i = 0; i < n; ++i) behind[count++] = float(t + i - unit.tokens.end + 1);
+    if (positions)
+      for (int64_t i = 0; i < n; ++i) behind[count + i] = float(t + i - unit.tokens.end + 1);
+    count += int(n);
     return n;
   }
 };
@@ -122,13 +127,16 @@ struct Kernel {
     value_scale = scalar(a.v_scale) * RowType<C>::gain;
   }
 
-  // state = the partial result of tokens [t.first, t.end) of the unit.
-  void attend(const Unit& unit, Tokens t, const float* q, State& state) const {
+  // Tokens [t.first, t.end) of the unit: the partial result of each range in `part`, from where it
+  // is added to `sum`; without one, t is in one range. No tile reaches over the end of a range.
+  void attend(const Unit& unit, Tokens t, const float* q, State& part, State* sum) const {
     const auto* slopes = static_cast<const float*>(job.args.alibi_slopes.data);
+    const int64_t size = range_size(unit.tokens);
     Logits l = logits;
     if (slopes) l.slopes = slopes + unit.head;
     RowBuffers buffers;
     Tile tiles[2];
+    tiles[0].positions = tiles[1].positions = slopes;
     TileWork work;
     work.lie = keys.lie(), work.piece = keys.piece;
     auto rows_of = [&](const PagedCache<C>& cache, const Tile& tile) {
@@ -136,7 +144,7 @@ struct Kernel {
         cache.rows(unit.kv_head, tile.runs, tile.num_runs, buffers, rows);
       };
     };
-    state.clear();
+    part.clear();
     int64_t at = tiles[0].fill(job, unit, t.first, t.end);
     for (int i = 0; tiles[i].count; i ^= 1) {
       Tile &now = tiles[i], &next = tiles[i ^ 1];
@@ -144,7 +152,9 @@ struct Kernel {
       keys.look_ahead(unit.kv_head, next.runs, next.num_runs, work.keys);
       values.look_ahead(unit.kv_head, next.runs, next.num_runs, work.values);
       work.n = now.count, work.behind = now.behind;
-      attend_tile<S>(q, l, work, job.size, rows_of(keys, now), rows_of(values, now), state);
+      attend_tile<S>(q, l, work, job.size, rows_of(keys, now), rows_of(values, now), part);
+      const bool ends = !next.count || next.first / size != now.first / size;
+      if (sum && ends) add_state(*sum, part), part.clear();
     }
   }
 
@@ -178,11 +188,7 @@ struct Kernel {
     State part(memory[2], unit.heads, job.padded_size());
     load_queries(unit, memory[0]);
     sum.clear();
-    const int64_t ranges = num_ranges(unit.tokens);
-    for (int64_t r = 0; r < ranges; ++r) {
-      attend(unit, range(unit.tokens, r), memory[0], part);
-      add_state(sum, part);
-    }
+    attend(unit, unit.tokens, memory[0], part, &sum);
     finish(unit, sum);
   }
 
@@ -195,9 +201,9 @@ struct Kernel {
     alignas(64) float q[kStateFloats];
     const int64_t i = item - split.first_item;
     const Unit unit = unit_of(job, split.seq, i / split.ranges);
-    State state = slot(item, unit);
+    State part = slot(item, unit);
     load_queries(unit, q);
-    attend(unit, range(unit.tokens, i % split.ranges), q, state);
+    attend(unit, range(unit.tokens, i % split.ranges), q, part, nullptr);
   }
 
   void join(const Split& split, int64_t u) const {

@@ -47,8 +47,10 @@ struct Run {
   int count;
 };
 
-inline constexpr int kTile = 64;  // tokens, at most
-constexpr int tile_tokens(int64_t size) { return size <= 128 ? 64 : size <= 256 ? 32 : 16; }
+// Tokens of a tile: keys and values of this one and of the next fit into L1 for 16-bit caches of
+// size 128. On a Zen 5 with 48 KiB of L1, 32 tokens were as fast as 16 and 10 % faster than 64.
+inline constexpr int kTile = 32;
+constexpr int tile_tokens(int64_t size) { return size <= 256 ? kTile : kTile / 2; }
 
 // A tile's rows have at most 8192 elements; transposing may write up to 16 bytes' worth of tokens
 // past the last one.
@@ -152,9 +154,12 @@ struct Ahead {
 
   void clear() { num_rows = row = line = 0; }
   HWY_INLINE void fetch(int n) {
-    for (; n > 0 && row < num_rows; --n) {
-      hwy::Prefetch(rows[row] + line * step);
-      if (++line == lines) line = 0, ++row;
+    while (n > 0 && row < num_rows) {
+      const int some = HWY_MIN(n, lines - line);
+      const char* p = rows[row] + line * step;
+      for (int i = 0; i < some; ++i, p += step) hwy::Prefetch(p);
+      n -= some, line += some;
+      if (line == lines) line = 0, ++row;
     }
   }
 };
