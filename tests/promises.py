@@ -35,7 +35,9 @@ class Tests:
     """What exists in this build, by kind."""
 
     def __init__(self, build):
-        listing = json.loads(output(build / "tests/golden", "--json", ROOT / "tests/golden"))
+        # One instruction set is enough to know that a case exists and runs.
+        listing = json.loads(output("env", "KVOPS_CPU_ISA=scalar", build / "tests/golden", "--json",
+                                    "--device", "cpu", ROOT / "tests/golden"))
         self.golden = {}
         for result in listing:
             name = "%s/%s" % (result["op"], result["case"])

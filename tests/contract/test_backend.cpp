@@ -3,17 +3,21 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #include "core/backend.h"
 
 Recorded recorded;
 bool recording = true;
+kvops_status (*rms_norm_hook)(const kvops_rms_norm_args& args) = nullptr;
 
 namespace kvops {
 namespace {
 
 template <class Args>
 kvops_status record(const char* op, const Args& args) {
+  if constexpr (std::is_same_v<Args, kvops_rms_norm_args>)
+    if (rms_norm_hook) return rms_norm_hook(args);
   if (!recording) return KVOPS_OK;
   recorded.op = op;
   recorded.args.resize(sizeof args);
@@ -21,21 +25,34 @@ kvops_status record(const char* op, const Args& args) {
   return KVOPS_OK;
 }
 
+kvops_status allocate(int32_t, int64_t bytes, void** data) {
+  *data = std::aligned_alloc(256, size_t(bytes + 255) & ~size_t{255});
+  return KVOPS_OK;
+}
+kvops_status release(int32_t, void* data) {
+  std::free(data);
+  return KVOPS_OK;
+}
+
 constexpr DeviceApi kDevice = {
     .count = [] { return 1; },
     .info = [](int32_t, kvops_device_info&) { return kvops_status{KVOPS_OK}; },
-    .allocate = nullptr,
-    .release = nullptr,
-    .allocate_pinned = nullptr,
-    .release_pinned = nullptr,
+    .allocate = allocate,
+    .release = release,
+    .allocate_pinned = allocate,
+    .release_pinned = release,
     .copy =
         [](int32_t, void*, void* dst, const void* src, int64_t bytes) {
           std::memcpy(dst, src, size_t(bytes));
           return kvops_status{KVOPS_OK};
         },
     .fill = nullptr,
-    .stream_create = nullptr,
-    .stream_destroy = nullptr,
+    .stream_create =
+        [](int32_t, void** stream) {
+          *stream = nullptr;
+          return kvops_status{KVOPS_OK};
+        },
+    .stream_destroy = [](int32_t, void*) { return kvops_status{KVOPS_OK}; },
     .synchronize = [](int32_t, void*) { return kvops_status{KVOPS_OK}; },
     .capturing = [](int32_t, void*) { return false; },
 };

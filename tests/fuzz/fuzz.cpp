@@ -1,7 +1,7 @@
 // fuzz CALLS SEED FILE...: legal calls of the lines in the files, each with 0 to 3 fields changed,
-// in one process under the address and undefined-behaviour sanitizers. Every accepted call is run for
-// real: its tensors have exactly the memory they span. What is refused must change nothing, what
-// runs must write only elements of written tensors. Reports counts per operator and per reason.
+// in one process under the address and undefined-behaviour sanitizers. Every accepted call is run
+// for real: its tensors have exactly the memory they span. What is refused must change nothing,
+// what runs must write only elements of written tensors. Reports counts per operator and reason.
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
