@@ -146,6 +146,17 @@ def test_no_operator_has_code_of_its_own():
         assert not named, f"{file.name} names {named}"
 
 
+def test_a_prepared_call_costs_at_most_two_microseconds():
+    """The promise of prepare(); the best of a few tries, as other programs run, too."""
+    import bench_calls
+
+    for _ in range(5):
+        time = bench_calls.measure()["prepared call"]
+        if time <= 2:
+            break
+    assert time <= 2
+
+
 def test_settings():
     lines = []
     kvops.set_log(lines.append)
