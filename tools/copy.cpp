@@ -51,14 +51,19 @@ Team::Team(int threads) {
 
 Team::~Team() {
   stop_ = true;
+  rest(false);
   for (auto& thread : threads_) thread.join();
 }
 
+void Team::rest(bool resting) {
+  resting_ = resting;
+  resting_.notify_all();
+}
+
 void Team::serve(int index) {
-  for (int seen = 0; !stop_;) {
+  for (int seen = 0; !stop_.load(std::memory_order_relaxed);) {
     if (round_.load(std::memory_order_acquire) == seen) {
-      if (resting_.load(std::memory_order_relaxed))
-        std::this_thread::sleep_for(std::chrono::microseconds(100));
+      resting_.wait(true, std::memory_order_relaxed);
       continue;
     }
     ++seen;

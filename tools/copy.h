@@ -23,7 +23,7 @@ class Team {
   void run(const std::function<void(int)>& work);
   int size() const { return int(threads_.size()) + 1; }
   // Between measurements the waiting threads sleep, so as not to slow others down.
-  void rest(bool resting) { resting_ = resting; }
+  void rest(bool resting);
 
  private:
   void serve(int index);

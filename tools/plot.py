@@ -20,10 +20,18 @@ def load(files):
     return rows
 
 
-def values_text(row):
-    """"4096x4096 bf16": what tells this call from its neighbours, in the order of the line."""
-    return " ".join(f"{key}={value}" for key, value in row["values"].items()
-                    if value not in ("none", "+"))
+def calls(rows):
+    """What tells each call from the others of its case: the values that differ between them."""
+    groups = {}
+    for _, row in rows:
+        groups.setdefault((row["op"], row["case"]), []).append(row["values"])
+    texts = []
+    for _, row in rows:
+        group = groups[row["op"], row["case"]]
+        differ = [key for key, value in row["values"].items()
+                  if any(other.get(key) != value for other in group)]
+        texts.append(" ".join(f"{key}={row['values'][key]}" for key in differ))
+    return texts
 
 
 def seconds_text(us):
@@ -31,9 +39,9 @@ def seconds_text(us):
 
 
 def markdown(rows):
-    lines = ["| operator | case | call | time | GB/s | of a copy |", "|---|---|---|--:|--:|--:|"]
-    for _, row in rows:
-        lines.append(f"| {row['op']} | {row['case']} | {values_text(row)} | "
+    lines = ["| operator | case | which | time | GB/s | of a copy |", "|---|---|---|--:|--:|--:|"]
+    for (_, row), call in zip(rows, calls(rows)):
+        lines.append(f"| {row['op']} | {row['case']} | {call} | "
                      f"{seconds_text(row['us'])} | {row['gb_per_s']:.1f} | "
                      f"{100 * row['of_copy']:.0f} % |")
     return "\n".join(lines)
@@ -45,7 +53,7 @@ def draw(rows, output):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    labels = [f"{row['op']}  {row['case']}\n{values_text(row)}" for _, row in rows]
+    labels = [f"{row['op']}  {row['case']}\n{call}" for (_, row), call in zip(rows, calls(rows))]
     figure, axes = pyplot.subplots(figsize=(11, 1.2 + 0.5 * len(rows)), layout="constrained")
     places = range(len(rows))
     axes.barh([p + 0.2 for p in places], [row["copy_gb_per_s"] for _, row in rows], 0.36,
