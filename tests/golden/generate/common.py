@@ -55,7 +55,8 @@ def encode(values, dtype):
     infinity = _top_code(f) if f.saturate else _top_code(f) + 1
     code = np.where(over, infinity, code)
     signed = negative & ~(f.fnuz & (code == 0))
-    code = np.where(np.isnan(x) | (f.fnuz & np.isinf(x)), f.nan, code | (signed.astype(np.int64) << (f.bits - 1)))
+    nan = np.isnan(x) | (f.fnuz & np.isinf(x))
+    code = np.where(nan, f.nan, code | (signed.astype(np.int64) << (f.bits - 1)))
     return code.astype(f.storage)
 
 
@@ -128,7 +129,8 @@ def random_state(*key):
 _started = set()
 
 
-def save_case(op, case, inputs, expected=None, scalars=None, status=None, message=None, orders=None):
+def save_case(op, case, inputs, expected=None, scalars=None, status=None, message=None,
+              orders=None):
     """Writes tests/golden/<op>/<case>/.
 
     inputs: name -> tensor(...), same_as(...), addresses(...). A written tensor that is here has
