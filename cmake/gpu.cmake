@@ -2,19 +2,20 @@
 # nvcc: CUDACXX, PATH or /usr/local/cuda, of CUDA 13 or newer. hipcc: PATH or /opt/rocm.
 find_program(KVOPS_NVCC NAMES $ENV{CUDACXX} nvcc PATHS /usr/local/cuda/bin)
 find_program(KVOPS_HIPCC hipcc PATHS /opt/rocm/bin)
-mark_as_advanced(KVOPS_NVCC KVOPS_HIPCC)
+find_path(KVOPS_HIP_INCLUDE hip/hip_runtime_api.h PATHS /opt/rocm/include)
+mark_as_advanced(KVOPS_NVCC KVOPS_HIPCC KVOPS_HIP_INCLUDE)
 
 # Sets <built> and, where it is false, <why>.
 function(kvops_backend_wanted option compiler built why)
   set(${built} OFF PARENT_SCOPE)
   if(${option} STREQUAL "OFF")
     set(${why} "${option}=OFF" PARENT_SCOPE)
-  elseif(${compiler})
+  elseif(${compiler} AND (NOT ${option} STREQUAL "KVOPS_HIP" OR KVOPS_HIP_INCLUDE))
     set(${built} ON PARENT_SCOPE)
   elseif(${option} STREQUAL "AUTO")
-    set(${why} "its compiler is not installed" PARENT_SCOPE)
+    set(${why} "its compiler or its headers are not installed" PARENT_SCOPE)
   else()
-    message(FATAL_ERROR "${option}=${${option}}, but its compiler is not installed")
+    message(FATAL_ERROR "${option}=${${option}}, but its compiler or its headers are not installed")
   endif()
 endfunction()
 

@@ -3,8 +3,8 @@
 // A back end against the CPU, over the lines of FOLDER/<op>.txt (tests/cases) with random values:
 // every result within the tolerance of its row, the same bits for every placement of the tensors
 // (gaps, permuted and negative strides, bases aligned to the element only), and no stray byte.
-// --device cpu compares the best instruction set with the scalar one. The seed is printed; a failure
-// names it and the case. Exit status 77: no such device.
+// --device cpu compares the best instruction set with the scalar one. The seed is printed; a
+// failure names it and the case. Exit status 77: no such device.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -1,14 +1,14 @@
-// What differs between CUDA and HIP in device code. A file of src/gpu is compiled as both; KVOPS_GPU,
-// set by the CMake directory, names the back end's namespace. Device helpers live in kvops::gpu;
-// host functions in kvops::KVOPS_GPU, so that the two back ends never share a symbol.
+// What differs between CUDA and HIP in device code. A file of src/gpu is compiled as both;
+// KVOPS_GPU, set by the CMake directory, names the back end's namespace. Device helpers live in
+// kvops::gpu; host functions in kvops::KVOPS_GPU, so that the two back ends never share a symbol.
 #pragma once
 #include "gpu/launch.h"
 #if defined(__HIP__)
 #include <hip/hip_runtime.h>
 #endif
 
-// Before a kernel's parameter that is looked at by index or address: read where it is, not copied to
-// every thread's stack first.
+// Before a kernel's parameter that is looked at by index or address: read where it is, not copied
+// to every thread's stack first.
 #if defined(__HIP__)
 #define KVOPS_IN_PLACE const
 #else

@@ -91,9 +91,9 @@ __device__ inline uint16_t encode_pair<f8_e5m2>(float x, float y) {
 #endif
 
 // x / scale for one scale and many x of type T, where the quotient is going to be an fp8 code.
-// quick(x) has the bits of the IEEE quotient where that is in [2^-20, 2^20), else a value of the same
-// sign that has the same code: zero or the largest. A correction of x * RN(1 / scale) by its exact
-// remainder gives the rounded quotient for every x of at most 13 bits and every scale
+// quick(x) has the bits of the IEEE quotient where that is in [2^-20, 2^20), else a value of the
+// same sign that has the same code: zero or the largest. A correction of x * RN(1 / scale) by its
+// exact remainder gives the rounded quotient for every x of at most 13 bits and every scale
 // (tests/ops/division.cpp); longer x take a second one (Markstein). Remainders are exact as long as
 // they are not subnormal, hence the range of scales; for others `divides` is set.
 template <class T>

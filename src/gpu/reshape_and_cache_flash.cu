@@ -1,7 +1,7 @@
-// key_cache[b, o, h, :] = conv(key[t, h, :]), and so for value, for the slot b * block + o of token t.
-// A block has a tile of tokens of one side (K or V: blockIdx.z), a thread one group of 16 bytes of up
-// to kUnroll tokens' rows. The block looks the slots up once, into shared memory. conv: a copy, or
-// one division and one rounding to fp8; NVFP4 as in core/nvfp4.h, with its bytes.
+// key_cache[b, o, h, :] = conv(key[t, h, :]), and so for value, for the slot b * block + o of token
+// t. A block has a tile of tokens of one side (K or V: blockIdx.z), a thread one group of 16 bytes
+// of up to kUnroll tokens' rows. The block looks the slots up once, into shared memory. conv: a
+// copy, or one division and one rounding to fp8; NVFP4 as in core/nvfp4.h, with its bytes.
 #include "core/dispatch.h"
 #include "core/nvfp4.h"
 #include "gpu/vec.cuh"

@@ -1,8 +1,8 @@
 // out = (input * s) * weight, s = 1 / sqrt(mean(input^2) + epsilon), row by row.
 // `lanes` threads share a row: up to 32 within one warp, then a block of them. Thread l has the
-// groups l, l + lanes, ... of 16 bytes each; up to kRegisters of them are read once and kept, longer
-// or misaligned rows are read twice. Sums in f32, one rounding at the end. Which thread adds what
-// depends on d and the dtype alone: a row has the same bits in any batch and at any address.
+// groups l, l + lanes, ... of 16 bytes each; up to kRegisters of them are read once and kept,
+// longer or misaligned rows are read twice. Sums in f32, one rounding at the end. Which thread adds
+// what depends on d and the dtype alone: a row has the same bits in any batch and at any address.
 #include <type_traits>
 
 #include "core/dispatch.h"

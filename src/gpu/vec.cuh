@@ -1,5 +1,5 @@
-// Groups of consecutive elements, 16 bytes where they are aligned: one access of a thread. A group is
-// kept in whole registers: elements of 16 and 8 bits stay packed until they are used.
+// Groups of consecutive elements, 16 bytes where they are aligned: one access of a thread. A group
+// is kept in whole registers: elements of 16 and 8 bits stay packed until they are used.
 #pragma once
 #include "gpu/numeric.cuh"
 
@@ -41,7 +41,8 @@ using Words2 = uint2;
 using Words4 = uint4;
 #endif
 
-// Group p[0..N). kAligned: p is a multiple of the group's size, at most 16; else element by element.
+// Group p[0..N). kAligned: p is a multiple of the group's size, at most 16; else element by
+// element.
 template <int N, bool kAligned, class T>
 __device__ inline Group<T, N> load(const T* p) {
   constexpr int kBytes = N * int(sizeof(T));

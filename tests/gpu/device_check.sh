@@ -1,7 +1,8 @@
 #!/bin/bash
 # device_check.sh BUILD SOURCE [PART...]: the proof on a machine with a CUDA device, from the build
 # folder alone. Parts: golden, units (graphs, strides), sweep, sanitize (compute-sanitizer on golden
-# cases, units and a sample of the sweep). Prints a line per part; exits with the number of failures.
+# cases, units and a sample of the sweep). Prints a line per part; exits with the number
+# of failures.
 set -u
 build=$1 source=$2
 shift 2
@@ -31,12 +32,11 @@ for part in $parts; do
     units) check units "$build/tests/gpu_tests" ;;
     sweep) check sweep "${sweep[@]}" "$source/tests/cases" ;;
     sanitize)
-      # Padding between elements is read by no kernel, so initcheck sees reads of memory that only a
-      # copy from the host has written. Leaks of the driver's own context are not ours.
       for tool in memcheck racecheck initcheck synccheck; do
         tool_run=(compute-sanitizer --tool "$tool" --error-exitcode 9 --launch-timeout 300)
         check "$tool golden" "${tool_run[@]}" "${golden[@]}"
-        check "$tool sweep" "${tool_run[@]}" "${sweep[@]}" --runs 1 --limit 20000 --seed 3 "$source/tests/cases"
+        check "$tool sweep" "${tool_run[@]}" "${sweep[@]}" --runs 1 --limit 20000 --seed 3 \
+          "$source/tests/cases"
       done
       check "memcheck units" compute-sanitizer --error-exitcode 9 "$build/tests/gpu_tests" "graph*"
       ;;

@@ -75,44 +75,45 @@ TEST_CASE("graph: rms_norm is captured unprepared and follows its data") {
   }
 }
 
-// Codes, copies and NVFP4 pages: bytes equal to the CPU's after every replay.
-static void check_flash(int64_t format, kvops_dtype cache, int64_t width) {
-  constexpr int64_t kTokens = 77, kHeads = 4, kSize = 64, kBlocks = 9, kBlock = 16;
+namespace {
+
+constexpr int64_t kTokens = 77, kHeads = 4, kSize = 64, kBlocks = 9, kBlock = 16;
+
+// The same call on both sides. The caches are kept as bytes, whatever their dtype.
+struct Flash {
   Stream stream;
-  bool plain = format == KVOPS_FORMAT_PLAIN, wide = cache == KVOPS_BF16;
-  Both<uint16_t> key(KVOPS_BF16, {kTokens, kHeads, kSize}),
-      value(KVOPS_BF16, {kTokens, kHeads, kSize});
-  int64_t bytes = width * (wide ? 2 : 1);
-  // The caches are kept as bytes, whatever their dtype.
-  Both<uint8_t> k(KVOPS_U8, {kBlocks, kBlock, kHeads, bytes}),
-      v(KVOPS_U8, {kBlocks, kBlock, kHeads, bytes});
-  Both<int64_t> slots(KVOPS_I64, {kTokens}), faults(KVOPS_I64, {1});
-  Both<float> k_scale(KVOPS_F32, {1}), v_scale(KVOPS_F32, {1});
-  auto typed = [&](kvops_tensor t) {
+  kvops_dtype cache;
+  int64_t width;
+  Both<uint16_t> key{KVOPS_BF16, {kTokens, kHeads, kSize}};
+  Both<uint16_t> value{KVOPS_BF16, {kTokens, kHeads, kSize}};
+  Both<uint8_t> k, v;
+  Both<int64_t> slots{KVOPS_I64, {kTokens}}, faults{KVOPS_I64, {1}};
+  Both<float> k_scale{KVOPS_F32, {1}}, v_scale{KVOPS_F32, {1}};
+  kvops_reshape_and_cache_flash_args gpu = {}, cpu = {};
+
+  Flash(int64_t format, kvops_dtype dtype, int64_t elements)
+      : cache(dtype),
+        width(elements),
+        k(KVOPS_U8, {kBlocks, kBlock, kHeads, elements * kvops_dtype_size(dtype)}),
+        v(KVOPS_U8, {kBlocks, kBlock, kHeads, elements * kvops_dtype_size(dtype)}) {
+    auto fill = [&](kvops_reshape_and_cache_flash_args& a, auto&& side) {
+      a.struct_size = sizeof a;
+      a.key = side(key), a.value = side(value), a.slot_mapping = side(slots);
+      a.key_cache = typed(side(k)), a.value_cache = typed(side(v));
+      a.k_scale = side(k_scale), a.v_scale = side(v_scale), a.faults = side(faults);
+      a.format = format;
+      if (format) a.v_scale_layout = KVOPS_V_SCALE_TRANSPOSED;
+    };
+    fill(gpu, [&](auto& t) { return t.on_gpu(stream); });
+    fill(cpu, [](auto& t) { return t.on_cpu(); });
+    k.up(stream), v.up(stream), faults.up(stream);
+  }
+  kvops_tensor typed(kvops_tensor t) const {
     int64_t shape[] = {kBlocks, kBlock, kHeads, width};
     return kvops_dense(t.data, t.device, t.stream, cache, 4, shape);
-  };
-  kvops_reshape_and_cache_flash_args a = {sizeof a,
-                                          key.on_gpu(stream),
-                                          value.on_gpu(stream),
-                                          typed(k.on_gpu(stream)),
-                                          typed(v.on_gpu(stream)),
-                                          slots.on_gpu(stream),
-                                          k_scale.on_gpu(stream),
-                                          v_scale.on_gpu(stream),
-                                          faults.on_gpu(stream),
-                                          format,
-                                          plain ? KVOPS_V_SCALE_UNSET : KVOPS_V_SCALE_TRANSPOSED};
-  auto c = a;
-  c.key = key.on_cpu(), c.value = value.on_cpu();
-  c.key_cache = typed(k.on_cpu()), c.value_cache = typed(v.on_cpu());
-  c.slot_mapping = slots.on_cpu(), c.faults = faults.on_cpu();
-  c.k_scale = k_scale.on_cpu(), c.v_scale = v_scale.on_cpu();
-  k.up(stream);
-  v.up(stream);
-  faults.up(stream);
-  Graph graph(stream, [&] { REQUIRE(kvops_reshape_and_cache_flash(&a) == KVOPS_OK); });
-  for (int replay = 0; replay < 3; ++replay) {
+  }
+  // New values and distinct slots, one of them padding and two bad.
+  void change(float scale) {
     randomise_bf16(key.h);
     randomise_bf16(value.h);
     std::vector<int64_t> all(kBlocks * kBlock);
@@ -120,20 +121,28 @@ static void check_flash(int64_t format, kvops_dtype cache, int64_t width) {
     std::shuffle(all.begin(), all.end(), generator);
     std::copy_n(all.begin(), kTokens, slots.h.begin());
     slots.h[3] = -1, slots.h[5] = kBlocks * kBlock, slots.h[70] = int64_t(1) << 40;
-    k_scale.h[0] = 0.013f * float(replay + 1), v_scale.h[0] = 0.021f;
-    key.up(stream);
-    value.up(stream);
-    slots.up(stream);
-    k_scale.up(stream);
-    v_scale.up(stream);
+    k_scale.h[0] = scale, v_scale.h[0] = 0.021f;
+    key.up(stream), value.up(stream), slots.up(stream), k_scale.up(stream), v_scale.up(stream);
+  }
+};
+
+// Codes, copies and NVFP4 pages: bytes equal to the CPU's after every replay.
+void check_flash(int64_t format, kvops_dtype cache, int64_t width) {
+  Flash flash(format, cache, width);
+  Graph graph(flash.stream,
+              [&] { REQUIRE(kvops_reshape_and_cache_flash(&flash.gpu) == KVOPS_OK); });
+  for (int replay = 1; replay <= 3; ++replay) {
+    flash.change(0.013f * float(replay));
     graph.replay();
-    REQUIRE(kvops_reshape_and_cache_flash(&c) == KVOPS_OK);
-    CHECK(k.down(stream) == k.h);
-    CHECK(v.down(stream) == v.h);
-    CHECK(faults.down(stream)[0] == 2 * (replay + 1));
-    CHECK(faults.h[0] == 2 * (replay + 1));
+    REQUIRE(kvops_reshape_and_cache_flash(&flash.cpu) == KVOPS_OK);
+    CHECK(flash.k.down(flash.stream) == flash.k.h);
+    CHECK(flash.v.down(flash.stream) == flash.v.h);
+    CHECK(flash.faults.down(flash.stream)[0] == 2 * replay);
+    CHECK(flash.faults.h[0] == 2 * replay);
   }
 }
+
+}  // namespace
 
 TEST_CASE("graph: reshape_and_cache_flash follows slots, data and scales") {
   SECTION("bf16") { check_flash(KVOPS_FORMAT_PLAIN, KVOPS_BF16, 64); }

@@ -1,6 +1,6 @@
 // The quotient of gpu/numeric.cuh, on the CPU: x * RN(1 / scale), corrected once by its exact
-// remainder, is the IEEE quotient for every x of up to 11 significant bits and every scale. Powers of
-// two change nothing but exponents, so that x and scale in [1, 2) are all there is to try.
+// remainder, is the IEEE quotient for every x of up to 11 significant bits and every scale. Powers
+// of two change nothing but exponents, so that x and scale in [1, 2) are all there is to try.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdint>
