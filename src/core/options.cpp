@@ -104,9 +104,13 @@ std::string forced_implementation(const char* op) {
 }
 
 void log_line(const char* line) {
-  std::lock_guard lock(settings().mutex);
-  if (auto log = settings().log)
-    log(settings().log_context, line);
+  // Called without the lock: the callback may set another one.
+  std::unique_lock lock(settings().mutex);
+  auto log = settings().log;
+  auto* context = settings().log_context;
+  lock.unlock();
+  if (log)
+    log(context, line);
   else
     std::fprintf(stderr, "kvops: %s\n", line);
 }

@@ -111,6 +111,23 @@ TEST_CASE("debug=log: one line per call, to the callback") {
   CHECK(lines.size() == 1);
 }
 
+TEST_CASE("debug=log: the callback may set another one") {
+  Defaults defaults;
+  static int first, second;
+  first = second = 0;
+  kvops_set_log(
+      [](void*, const char*) {
+        ++first;
+        kvops_set_log([](void*, const char*) { ++second; }, nullptr);
+      },
+      nullptr);
+  REQUIRE(kvops_set_option("debug", "log") == KVOPS_OK);
+  Norm n(2, 8);
+  for (int i = 0; i < 3; ++i) REQUIRE(kvops_rms_norm(&n.args) == KVOPS_OK);
+  CHECK(first == 1);
+  CHECK(second == 2);
+}
+
 TEST_CASE("debug=bounds: the first bad index is named and nothing is written") {
   Defaults defaults;
   REQUIRE(kvops_set_option("debug", "bounds") == KVOPS_OK);
