@@ -53,6 +53,9 @@ class Tests:
         self.python = set(re.findall(r"^def (test_\w+)", python, re.M))
         listing = output("ctest", "-N", "--test-dir", build)
         self.ctest = set(re.findall(r"Test +#\d+: (\S+)", listing))
+        # Some exist only in a build with CUDA.
+        scripts = "".join(p.read_text() for p in (ROOT / "tests").rglob("CMakeLists.txt"))
+        self.ctest |= set(re.findall(r"NAME (\w+)", scripts))
         self.gpu = "".join(p.read_text() for p in (ROOT / "tests/gpu").glob("*"))
 
     def problem(self, test):
