@@ -1,6 +1,8 @@
 // kvcache_ops/device.h for CUDA, and facts of devices, each read once.
 #include "cuda/device.h"
 
+#include <cuda.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <mutex>
@@ -13,6 +15,27 @@ struct Facts {
   std::once_flag once;
   kvops_device_info info = {};
 };
+
+// Two functions of the driver, found through the runtime: libcuda is not linked.
+struct Contexts {
+  CUresult (*get)(CUcontext*) = nullptr;
+  CUresult (*set)(CUcontext) = nullptr;
+
+  Contexts() {
+    find("cuCtxGetCurrent", reinterpret_cast<void**>(&get));
+    find("cuCtxSetCurrent", reinterpret_cast<void**>(&set));
+  }
+  static void find(const char* name, void** function) {
+    cudaDriverEntryPointQueryResult result;
+    if (cudaGetDriverEntryPointByVersion(name, function, CUDART_VERSION, cudaEnableDefault,
+                                         &result))
+      *function = nullptr;
+  }
+};
+const Contexts& contexts() {
+  static const Contexts found;
+  return found;
+}
 
 int64_t attribute(cudaDeviceAttr which, int device) {
   int value = 0;
@@ -102,6 +125,24 @@ bool capturing(int32_t device, void* stream) {
 }
 
 }  // namespace
+
+DeviceGuard::DeviceGuard(int device) {
+  error_ = cudaGetDevice(&former_);
+  if (error_ || former_ == device) return;
+  CUcontext context = nullptr;
+  if (contexts().get && !contexts().get(&context)) context_ = context;
+  error_ = cudaSetDevice(device);
+  restores_ = true;
+}
+
+// Without a context, the device is all that there was.
+DeviceGuard::~DeviceGuard() {
+  if (!restores_) return;
+  if (context_ && contexts().set)
+    contexts().set(static_cast<CUcontext>(context_));
+  else
+    cudaSetDevice(former_);
+}
 
 kvops_status fail_cuda(const char* function, const char* argument, cudaError_t error) {
   auto status = error == cudaErrorMemoryAllocation ? KVOPS_OUT_OF_MEMORY : KVOPS_DEVICE_ERROR;

@@ -7,22 +7,19 @@
 
 namespace kvops::cuda {
 
-// Makes a device current and restores the former one at the end. In most calls it is the same.
+// Makes a device current and restores at the end what was before: the context, which a user of the
+// driver interface may have made. In most calls the device is current already.
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) {
-    error_ = cudaGetDevice(&former_);
-    if (!error_ && former_ != device) error_ = cudaSetDevice(device), restores_ = true;
-  }
-  ~DeviceGuard() {
-    if (restores_) cudaSetDevice(former_);
-  }
+  explicit DeviceGuard(int device);
+  ~DeviceGuard();
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
   cudaError_t error() const { return error_; }
 
  private:
   int former_ = 0;
+  void* context_ = nullptr;
   bool restores_ = false;
   cudaError_t error_;
 };

@@ -1,5 +1,6 @@
 // What a shape list does not say: a row has the same bits wherever it stands, offsets pass 2^32
 // elements, and the calling thread's current device stays what it was.
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <catch2/catch.hpp>
@@ -140,18 +141,39 @@ TEST_CASE("device: facts, pinned memory, copies, fills and the current device") 
   CHECK(kvops_malloc(none, 256, &data) == KVOPS_UNAVAILABLE);
 }
 
+namespace {
+
+CUcontext current_context() {
+  CUresult (*get)(CUcontext*) = nullptr;
+  cudaDriverEntryPointQueryResult result;
+  REQUIRE(cudaGetDriverEntryPointByVersion("cuCtxGetCurrent", reinterpret_cast<void**>(&get), 13000,
+                                           cudaEnableDefault, &result) == cudaSuccess);
+  CUcontext context = nullptr;
+  REQUIRE(get(&context) == CUDA_SUCCESS);
+  return context;
+}
+
+}  // namespace
+
 TEST_CASE("device: the other GPU's tensors are computed there, whatever is current") {
   int32_t devices = 0;
   kvops_device_count(KVOPS_CUDA, &devices);
   if (devices < 2) return;  // one GPU: nothing to tell apart
   kvops_device second = {KVOPS_CUDA, 1};
+  void* own = nullptr;
+  need(kvops_malloc(kGpu, 256, &own));  // makes the first device's context
+  REQUIRE(cudaSetDevice(0) == cudaSuccess);
+  auto context = current_context();
+  REQUIRE(context);
   void* data = nullptr;
   need(kvops_malloc(second, 1024, &data));
+  CHECK(current_context() == context);
   need(kvops_fill(second, nullptr, data, 0x3F, 1024));
   const int64_t shape[] = {1, 256};
   auto t = kvops_dense(data, second, nullptr, KVOPS_F32, 2, shape);
   kvops_rms_norm_args a = {sizeof a, t, {}, t, 1e-6};
   CHECK(kvops_rms_norm(&a) == KVOPS_OK);
+  CHECK(current_context() == context);
   std::vector<float> got(256);
   need(kvops_copy(second, nullptr, got.data(), data, 1024));
   need(kvops_stream_synchronize(second, nullptr));
@@ -159,5 +181,9 @@ TEST_CASE("device: the other GPU's tensors are computed there, whatever is curre
   int current = -1;
   CHECK(cudaGetDevice(&current) == cudaSuccess);
   CHECK(current == 0);
+  cudaPointerAttributes where = {};
+  CHECK(cudaPointerGetAttributes(&where, data) == cudaSuccess);
+  CHECK(where.device == 1);
   need(kvops_free(second, data));
+  need(kvops_free(kGpu, own));
 }
