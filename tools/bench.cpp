@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <functional>
 
@@ -31,7 +32,7 @@ struct Measurement {
 
 double quantile(std::vector<double> values, double q) {
   if (values.empty()) return 0;
-  auto at = size_t(q * double(values.size() - 1) + 0.5);
+  auto at = size_t(std::lround(q * double(values.size() - 1)));
   std::nth_element(values.begin(), values.begin() + ptrdiff_t(at), values.end());
   return values[at];
 }
@@ -169,8 +170,8 @@ class Bench {
           device_, [&copies, kind](size_t i) { return copies.run(kind, i); });
       size_t calls = copy.calibrate(seconds);
       if (!calls) return {};
-      std::vector<double> times;
-      for (int i = 0; i < 5; ++i) times.push_back(copy.sample(calls));
+      std::vector<double> times(5);
+      for (auto& time : times) time = copy.sample(calls);
       double& least = shortest[copies.is_team(kind)];
       if (quantile(times, 0.5) >= least) continue;
       least = quantile(times, 0.5);

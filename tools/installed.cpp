@@ -97,6 +97,7 @@ std::vector<Library> installed_libraries() {
     }
   }
   std::vector<Library> found;
+  found.reserve(files.size());
   for (auto& file : files) found.push_back({file, version_of(file)});
   return found;
 }

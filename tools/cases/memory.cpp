@@ -106,9 +106,10 @@ const std::vector<std::byte>& Memory::pattern(const Tensor& tensor) {
     int64_t columns = tensor.shape.shape[1], half = columns / 2;
     values.resize(size_t(columns * std::max<int64_t>(1, kPattern / std::max<int64_t>(1, columns))));
     for (size_t i = 0; half && i < values.size(); ++i) {
-      auto row = double(i / size_t(columns)), j = double(i % size_t(columns));
-      bool is_sin = j >= double(half);
-      double angle = row * std::pow(10000.0, -(is_sin ? j - double(half) : j) / double(half));
+      int64_t row = int64_t(i) / columns, column = int64_t(i) % columns;
+      bool is_sin = column >= half;
+      auto pair = double(is_sin ? column - half : column);
+      double angle = double(row) * std::pow(10000.0, -pair / double(half));
       values[i] = float(is_sin ? std::sin(angle) : std::cos(angle));
     }
   }
