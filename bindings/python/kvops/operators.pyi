@@ -247,7 +247,7 @@ def reshape_and_cache_flash(
     it where the sum of (decode(code) * RN(1 / w) - x)^2 is strictly smaller: in f32, rounded after
     every operation, of pairs, pairs of pairs and so on; 1 / w is 0 where w = 0. Reciprocals are
     correctly rounded: all backends write the same bytes. Under a k_scale that is not positive and
-    finite the codes mean nothing.
+    finite the codes mean nothing; KVOPS_DEBUG=bounds refuses it.
     """
 
 def concat_and_cache_mla(
@@ -491,7 +491,7 @@ def paged_attention_v1(
     included. Faults: a block id outside [0, blocks), whose tokens take no part, and L above
     max_seq_len or width * block, where it is cut.
 
-    size: a multiple of 8 (fp8: 16) up to 512; any block; heads a multiple of kv_heads.
+    size: a multiple of 8 (fp8: 16) from 8 to 512; any block; heads a multiple of kv_heads.
 
     Block-sparse, if vert_stride > 1; B = blocksparse_block_size, step = head_sliding_step: the cache
     block that starts at token t takes part iff
