@@ -26,8 +26,9 @@ void add_and_normalize(T* x, T* residual, const W* weight, int64_t n, float epsi
   const float sum = sum_of_squares(
       n,
       [&](int64_t i) HWY_ATTR {
-        const auto z = round_to<T>(d, hn::Add(load(d, x + i), load(d, residual + i)));
-        store(d, z, residual + i);
+        const auto v = load2(d, x + i), w = load2(d, residual + i);
+        const Two<Lanes> z = {round_to<T>(d, hn::Add(v.a, w.a)), round_to<T>(d, hn::Add(v.b, w.b))};
+        store2(d, z, residual + i);
         return z;
       },
       [&](int64_t i, size_t m) HWY_ATTR {

@@ -19,6 +19,7 @@
 #include "core/dispatch.h"
 #include "core/view.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
@@ -30,17 +31,23 @@ HWY_INLINE hn::Vec<D> silu(D d, hn::Vec<D> x) {
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp(d, hn::Neg(x))));
 }
 
-template <class T, class Act>
+template <bool stream, class T, class Act>
 void gated_split(const T* g, const T* u, T* out, int64_t n, const Act& act) {
-  const hn::ScalableTag<float> d;
+  using D = hn::ScalableTag<float>;
+  const D d;
   const auto lanes = int64_t(hn::Lanes(d));
   int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) store(d, act(d, load(d, g + i), load(d, u + i), T{}), out + i);
-  if (const auto m = size_t(n - i))
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    const auto x = load2(d, g + i), y = load2(d, u + i);
+    store2<stream>(d, Two<D>{act(d, x.a, y.a, T{}), act(d, x.b, y.b, T{})}, out + i);
+  }
+  for (; i < n; i += lanes) {
+    const auto m = size_t(HWY_MIN(lanes, n - i));
     store_n(d, act(d, load_n(d, g + i, m), load_n(d, u + i, m), T{}), out + i, m);
+  }
 }
 
-template <class T, class Act>
+template <bool stream, class T, class Act>
 void gated_pairs(const T* in, T* out, int64_t n, const Act& act) {
   const hn::ScalableTag<float> d;
   const auto lanes = int64_t(hn::Lanes(d));
@@ -48,7 +55,7 @@ void gated_pairs(const T* in, T* out, int64_t n, const Act& act) {
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
     load_pairs(d, in + 2 * i, g, u);
-    store(d, act(d, g, u, T{}), out + i);
+    store<stream>(d, act(d, g, u, T{}), out + i);
   }
   if (const auto m = size_t(n - i)) {
     load_pairs_n(d, in + 2 * i, m, g, u);
@@ -58,6 +65,15 @@ void gated_pairs(const T* in, T* out, int64_t n, const Act& act) {
 
 enum class Pairing { split, interleaved };
 
+// Columns j to j + n of a row.
+template <Pairing pairing, bool stream, class T, class Act>
+void gated_piece(const T* x, T* out, int64_t d, int64_t j, int64_t n, const Act& act) {
+  if constexpr (pairing == Pairing::split)
+    gated_split<stream>(x + j, x + d + j, out + j, n, act);
+  else
+    gated_pairs<stream>(x + 2 * j, out + j, n, act);
+}
+
 template <Pairing pairing, class T, class Act>
 kvops_status gated(const kvops_tensor& input, const kvops_tensor& output, const Act& act) {
   constexpr int64_t kColumns = 16384;  // in a piece at most: 96 KiB of 16-bit elements
@@ -66,17 +82,18 @@ kvops_status gated(const kvops_tensor& input, const kvops_tensor& output, const 
   const int64_t columns = HWY_MIN(out.size, kColumns);
   if (columns == 0) return KVOPS_OK;
   const int64_t pieces = (out.size + columns - 1) / columns;
+  const bool stream = streams(out);
   parallel_for(out.rows * pieces, rows_per_piece(3 * columns * int64_t(sizeof(T))),
                [&](int64_t begin, int64_t end) {
                  for (int64_t i = begin; i < end; ++i) {
                    const int64_t r = i / pieces, j = i % pieces * columns;
                    const int64_t n = HWY_MIN(columns, out.size - j);
-                   const T* x = in.row(r);
-                   if constexpr (pairing == Pairing::split)
-                     gated_split(x + j, x + out.size + j, out.row(r) + j, n, act);
+                   if (stream)
+                     gated_piece<pairing, true>(in.row(r), out.row(r), out.size, j, n, act);
                    else
-                     gated_pairs(x + 2 * j, out.row(r) + j, n, act);
+                     gated_piece<pairing, false>(in.row(r), out.row(r), out.size, j, n, act);
                  }
+                 if (stream) finish_streams();
                });
   return KVOPS_OK;
 }

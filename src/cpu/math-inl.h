@@ -41,32 +41,39 @@ HWY_INLINE hn::Vec<D> polynomial(D d, hn::Vec<D> x, const float (&c)[N]) {
   return sum;
 }
 
-// x = n ln 2 + r, |r| <= ln 2 / 2, for |x| < 2^22: n as an integer, r and e^r - 1 as floats.
+// v 2^k. On AVX3 for any integer k, with one rounding; else only where 2^k is a normal number.
+template <class D>
+HWY_INLINE hn::Vec<D> scale(D d, hn::Vec<D> v, hn::Vec<D> k) {
+#if HWY_TARGET <= HWY_AVX3
+  if constexpr (hn::MaxLanes(D()) == 16)
+    return hn::Vec<D>{_mm512_scalef_ps(v.raw, k.raw)};
+  else if constexpr (hn::MaxLanes(D()) == 8)
+    return hn::Vec<D>{_mm256_scalef_ps(v.raw, k.raw)};
+  else
+    return hn::Vec<D>{_mm_scalef_ps(v.raw, k.raw)};
+#else
+  // A sum with 1.5 * 2^23 holds the integer in its lowest bits.
+  const hn::RebindToSigned<D> di;
+  const auto bits = hn::BitCast(di, hn::Add(k, hn::Set(d, 0x1.8p23f + 127)));
+  return hn::Mul(v, hn::BitCast(d, hn::ShiftLeft<23>(bits)));
+#endif
+}
+
+// x = n ln 2 + r, |r| <= ln 2 / 2, for |x| < 2^21: the integer n, and e^r - 1.
 template <class D>
 struct ExpParts {
-  hn::Vec<hn::RebindToSigned<D>> n;
-  hn::Vec<D> r, e;
+  hn::Vec<D> n, e;
 };
 template <class D>
 HWY_INLINE ExpParts<D> exp_parts(D d, hn::Vec<D> x) {
-  const hn::RebindToSigned<D> di;
   const auto magic = hn::Set(d, 0x1.8p23f);  // a sum with it has its last place at 1
-  const auto shifted = hn::MulAdd(x, hn::Set(d, 0x1.715476p0f), magic);
-  const auto n = hn::Sub(shifted, magic);
+  const auto n = hn::Sub(hn::MulAdd(x, hn::Set(d, 0x1.715476p0f), magic), magic);
   // 355/512 times n is exact; the rest of ln 2 is 2^-12.2.
   auto r = hn::NegMulAdd(n, hn::Set(d, 0x1.63p-1f), x);
   r = hn::NegMulAdd(n, hn::Set(d, -0x1.bd0106p-13f), r);
   constexpr float kC[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558b8p-5f, 0x1.1239aap-7f,
                           0x1.6a452ep-10f};  // (e^r - 1 - r) / r^2
-  const auto e = hn::MulAdd(hn::Mul(r, r), polynomial(d, r, kC), r);
-  return {hn::Sub(hn::BitCast(di, shifted), hn::BitCast(di, magic)), r, e};
-}
-
-// 2^k for -126 <= k <= 127.
-template <class D>
-HWY_INLINE hn::Vec<D> pow2(D d, hn::Vec<hn::RebindToSigned<D>> k) {
-  const hn::RebindToSigned<D> di;
-  return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(k, hn::Set(di, 127))));
+  return {n, hn::MulAdd(hn::Mul(r, r), polynomial(d, r, kC), r)};
 }
 
 template <class D>
@@ -74,10 +81,15 @@ HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
   // Beyond these the results are infinity and 0.
   x = max_keep_nan(d, min_keep_nan(d, x, hn::Set(d, 89.0f)), hn::Set(d, -104.0f));
   const auto p = exp_parts(d, x);
+  const auto y = hn::Add(p.e, hn::Set(d, 1.0f));
+#if HWY_TARGET <= HWY_AVX3
+  return scale(d, y, p.n);
+#else
   // In two steps, since 2^n may be neither normal nor finite when the result is.
-  const auto half = hn::ShiftRight<1>(p.n);
-  const auto y = hn::Mul(hn::Add(p.e, hn::Set(d, 1.0f)), pow2(d, half));
-  return hn::Mul(y, pow2(d, hn::Sub(p.n, half)));
+  const auto step = hn::Set(d, 64.0f);
+  const auto first = hn::CopySign(step, p.n);
+  return scale(d, scale(d, y, first), hn::Sub(p.n, first));
+#endif
 }
 
 // (e^2x - 1) / (e^2x + 1), the minuend without cancellation: 2^n (e^r - 1) + (2^n - 1).
@@ -86,8 +98,8 @@ HWY_INLINE hn::Vec<D> tanh(D d, hn::Vec<D> x) {
   const auto one = hn::Set(d, 1.0f);
   const auto m = min_keep_nan(d, hn::Abs(x), hn::Set(d, 10.0f));  // tanh(10) rounds to 1
   const auto p = exp_parts(d, hn::Add(m, m));
-  const auto scale = pow2(d, p.n);
-  const auto e = hn::MulAdd(scale, p.e, hn::Sub(scale, one));
+  const auto two_n = scale(d, one, p.n);
+  const auto e = hn::MulAdd(two_n, p.e, hn::Sub(two_n, one));
   return hn::CopySign(hn::Div(e, hn::Add(e, hn::Set(d, 2.0f))), x);
 }
 
@@ -101,7 +113,7 @@ HWY_INLINE hn::Vec<D> erf(D d, hn::Vec<D> x) {
   const auto m = min_keep_nan(d, hn::Abs(x), hn::Set(d, 4.0f));  // erf(4) rounds to 1
   const auto small = hn::MulAdd(m, polynomial(d, hn::Mul(m, m), kSmall), m);
   const auto p = exp_parts(d, polynomial(d, m, kLarge));
-  const auto erfc = hn::Mul(hn::Add(p.e, hn::Set(d, 1.0f)), pow2(d, p.n));
+  const auto erfc = scale(d, hn::Add(p.e, hn::Set(d, 1.0f)), p.n);
   const auto large = hn::Sub(hn::Set(d, 1.0f), erfc);
   return hn::CopySign(hn::IfThenElse(hn::Lt(m, hn::Set(d, 1.0f)), small, large), x);
 }

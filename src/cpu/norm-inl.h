@@ -37,9 +37,9 @@ struct Compensated {
   }
 };
 
-// Sum of the squares of the n elements that get(i) and get_n(i, count) give as vectors.
-template <class Get, class GetN>
-HWY_INLINE float sum_of_squares(int64_t n, Get get, GetN get_n) {
+// Sum of the squares of the n elements that get2(i) and get_n(i, count) give.
+template <class Get2, class GetN>
+HWY_INLINE float sum_of_squares(int64_t n, Get2 get2, GetN get_n) {
   const Lanes d;
   const auto lanes = int64_t(hn::Lanes(d));
   Compensated sum = {hn::Zero(d), hn::Zero(d)};
@@ -48,22 +48,17 @@ HWY_INLINE float sum_of_squares(int64_t n, Get get, GetN get_n) {
     auto s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
     const int64_t last = HWY_MIN(n, i + 64 * lanes) - 4 * lanes;
     for (; i <= last; i += 4 * lanes) {
-      const auto v0 = get(i), v1 = get(i + lanes);
-      const auto v2 = get(i + 2 * lanes), v3 = get(i + 3 * lanes);
-      s0 = hn::MulAdd(v0, v0, s0);
-      s1 = hn::MulAdd(v1, v1, s1);
-      s2 = hn::MulAdd(v2, v2, s2);
-      s3 = hn::MulAdd(v3, v3, s3);
+      const auto v = get2(i), w = get2(i + 2 * lanes);
+      s0 = hn::MulAdd(v.a, v.a, s0);
+      s1 = hn::MulAdd(v.b, v.b, s1);
+      s2 = hn::MulAdd(w.a, w.a, s2);
+      s3 = hn::MulAdd(w.b, w.b, s3);
     }
     sum.add(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
   }
   auto rest = hn::Zero(d);
-  for (; i + lanes <= n; i += lanes) {
-    const auto v = get(i);
-    rest = hn::MulAdd(v, v, rest);
-  }
-  if (i < n) {
-    const auto v = get_n(i, size_t(n - i));
+  for (; i < n; i += lanes) {
+    const auto v = get_n(i, size_t(HWY_MIN(lanes, n - i)));
     rest = hn::MulAdd(v, v, rest);
   }
   sum.add(rest);
@@ -76,22 +71,27 @@ HWY_INLINE float inverse_rms(float sum, int64_t n, float epsilon) {
 }
 
 // out[j] = RN_T((x[j] * s) * weight[j]): the only place where the roundings of a norm stand.
-// weight may be null; out may be x.
-template <class T, class W>
+// weight may be null; out may be x. stream: past the caches, for which out must be aligned.
+template <bool stream = false, class T, class W>
 HWY_INLINE void scale_row(const T* x, float s, const W* weight, T* out, int64_t n) {
   const Lanes d;
   const auto lanes = int64_t(hn::Lanes(d));
   const auto scale = hn::Set(d, s);
   int64_t i = 0;
-  if (weight) {
-    for (; i + lanes <= n; i += lanes)
-      store(d, hn::Mul(hn::Mul(load(d, x + i), scale), load(d, weight + i)), out + i);
-    if (const auto m = size_t(n - i))
-      store_n(d, hn::Mul(hn::Mul(load_n(d, x + i, m), scale), load_n(d, weight + i, m)), out + i,
-              m);
-  } else {
-    for (; i + lanes <= n; i += lanes) store(d, hn::Mul(load(d, x + i), scale), out + i);
-    if (const auto m = size_t(n - i)) store_n(d, hn::Mul(load_n(d, x + i, m), scale), out + i, m);
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    auto v = load2(d, x + i);
+    v = {hn::Mul(v.a, scale), hn::Mul(v.b, scale)};
+    if (weight) {
+      const auto w = load2_as<T>(d, weight + i);
+      v = {hn::Mul(v.a, w.a), hn::Mul(v.b, w.b)};
+    }
+    store2<stream>(d, v, out + i);
+  }
+  for (; i < n; i += lanes) {
+    const auto m = size_t(HWY_MIN(lanes, n - i));
+    auto v = hn::Mul(load_n(d, x + i, m), scale);
+    if (weight) v = hn::Mul(v, load_n(d, weight + i, m));
+    store_n(d, v, out + i, m);
   }
 }
 

@@ -16,6 +16,7 @@
 #include "core/view.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
@@ -37,16 +38,16 @@ Weight<W> weight_of(const kvops_tensor& weight, const kvops_tensor& input, int64
   return w;
 }
 
-template <class T, class W>
+template <bool stream, class T, class W>
 void normalize(const RowsView<const T>& input, const Weight<W>& weight, const RowsView<T>& out,
                float epsilon, int64_t r) {
   const Lanes d;
   const int64_t n = input.size;
   const T* x = input.row(r);
   const float sum = sum_of_squares(
-      n, [&](int64_t i) HWY_ATTR { return load(d, x + i); },
+      n, [&](int64_t i) HWY_ATTR { return load2(d, x + i); },
       [&](int64_t i, size_t count) HWY_ATTR { return load_n(d, x + i, count); });
-  scale_row(x, inverse_rms(sum, n, epsilon), weight.row(r), out.row(r), n);
+  scale_row<stream>(x, inverse_rms(sum, n, epsilon), weight.row(r), out.row(r), n);
 }
 
 template <class T, class W>
@@ -55,9 +56,17 @@ kvops_status run(const kvops_rms_norm_args& a) {
   const auto out = rows_view<T>(a.out);
   const auto weight = weight_of<W>(a.weight, a.input, input.rows);
   const auto epsilon = float(a.epsilon);
+  const bool stream = a.input.data != a.out.data && streams(out);
   parallel_for(input.rows, rows_per_piece(2 * input.size * int64_t(sizeof(T))),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t r = begin; r < end; ++r) normalize(input, weight, out, epsilon, r);
+                 if (stream) {
+                   for (int64_t r = begin; r < end; ++r)
+                     normalize<true>(input, weight, out, epsilon, r);
+                   finish_streams();
+                 } else {
+                   for (int64_t r = begin; r < end; ++r)
+                     normalize<false>(input, weight, out, epsilon, r);
+                 }
                });
   return KVOPS_OK;
 }

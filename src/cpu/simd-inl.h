@@ -152,15 +152,19 @@ HWY_INLINE hn::Vec<Storage<T, D>> narrow_code(D, hn::Vec<Bits32<D>> code) {
   return hn::DemoteTo(Storage<T, D>(), hn::BitCast(hn::RebindToSigned<D>(), code));
 }
 
-template <std::same_as<bf16> T, class D>
-HWY_INLINE hn::Vec<Storage<T, D>> narrow(D d, hn::Vec<D> v) {
+// The result of rounding to bf16 is in the upper halves, the lower ones hold anything.
+template <class D>
+HWY_INLINE hn::Vec<Bits32<D>> rounded_bf16(D, hn::Vec<D> v) {
   const Bits32<D> du;
   const auto u = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(odd, hn::Set(du, 0x7FFF))));
-  const auto quiet = hn::Or(hn::ShiftRight<16>(u), hn::Set(du, 0x0040));
+  const auto sum = hn::Add(u, hn::Add(odd, hn::Set(du, 0x7FFF)));
   const auto nan = hn::RebindMask(du, hn::IsNaN(v));
-  return narrow_code<T>(d, hn::IfThenElse(nan, quiet, rounded));
+  return hn::IfThenElse(nan, hn::Or(u, hn::Set(du, 0x00400000)), sum);
+}
+template <std::same_as<bf16> T, class D>
+HWY_INLINE hn::Vec<Storage<T, D>> narrow(D d, hn::Vec<D> v) {
+  return narrow_code<T>(d, hn::ShiftRight<16>(rounded_bf16(D(), v)));
 }
 
 template <std::same_as<f16> T, class D>
@@ -231,16 +235,41 @@ template <class D, class T>
 HWY_INLINE hn::Vec<D> load_n(D d, const T* p, size_t n) {
   return widen(d, load_raw_n(Storage<T, D>(), p, n), T{});
 }
-template <class D, class T>
+// stream: past the caches; p is aligned to the vector, and finish_streams() must follow before
+// another thread may read. Vectors of less than 16 bytes go through the caches.
+template <bool stream, class DU, class T>
+HWY_INLINE void put_raw(DU du, hn::Vec<DU> v, T* p) {
+  using U = hn::TFromD<DU>;
+  if constexpr (stream && sizeof(U) * hn::MaxLanes(DU()) >= 16)
+    hn::Stream(v, du, reinterpret_cast<U*>(p));
+  else
+    store_raw(du, v, p);
+}
+HWY_INLINE void finish_streams() { hwy::FlushStream(); }
+
+template <bool stream = false, class D, class T>
 HWY_INLINE void store(D d, hn::Vec<D> v, T* p) {
-  store_raw(Storage<T, D>(), narrow<T>(d, v), p);
+  put_raw<stream>(Storage<T, D>(), narrow<T>(d, v), p);
 }
 template <class D, class T>
 HWY_INLINE void store_n(D d, hn::Vec<D> v, T* p, size_t n) {
   store_raw_n(Storage<T, D>(), narrow<T>(d, v), p, n);
 }
 
-// Neighbours: a takes elements 0, 2, 4, ..., b takes 1, 3, 5, ... of 2 * Lanes(d), or of 2 * n.
+// v rounded to T, as floats.
+template <class T, class D>
+HWY_INLINE hn::Vec<D> round_to(D d, hn::Vec<D> v) {
+  if constexpr (std::is_same_v<T, float>)
+    return v;
+  else if constexpr (std::is_same_v<T, bf16>)
+    return hn::BitCast(d, hn::And(rounded_bf16(D(), v), hn::Set(Bits32<D>(), 0xFFFF0000)));
+  else
+    return widen(d, narrow<T>(d, v), T{});
+}
+
+// ---- neighbours --------------------------------------------------------------------------------
+
+// a takes elements 0, 2, 4, ..., b takes 1, 3, 5, ... of 2 * Lanes(d), or of 2 * n.
 template <class D, class T>
 HWY_INLINE void split_pairs(D d, hn::Vec<Bits32<D>> pairs, T, hn::Vec<D>& a, hn::Vec<D>& b) {
   const Bits32<D> du;
@@ -273,8 +302,12 @@ HWY_INLINE void load_pairs_n(D d, const T* p, size_t n, hn::Vec<D>& a, hn::Vec<D
 template <class T, class D>
 HWY_INLINE hn::Vec<Bits32<D>> join_pairs(D d, hn::Vec<D> a, hn::Vec<D> b) {
   const Bits32<D> du;
-  const auto high = hn::ShiftLeft<16>(hn::PromoteTo(du, narrow<T>(d, b)));
-  return hn::Or(hn::PromoteTo(du, narrow<T>(d, a)), high);
+  if constexpr (std::is_same_v<T, bf16>)
+    return hn::Or(hn::ShiftRight<16>(rounded_bf16(D(), a)),
+                  hn::And(rounded_bf16(D(), b), hn::Set(du, 0xFFFF0000)));
+  else
+    return hn::Or(hn::PromoteTo(du, narrow<T>(d, a)),
+                  hn::ShiftLeft<16>(hn::PromoteTo(du, narrow<T>(d, b))));
 }
 template <class D, class T>
 HWY_INLINE void store_pairs(D d, hn::Vec<D> a, hn::Vec<D> b, T* p) {
@@ -294,11 +327,36 @@ HWY_INLINE void store_pairs_n(D d, hn::Vec<D> a, hn::Vec<D> b, T* p, size_t n) {
   }
 }
 
-// v rounded to T, as floats.
-template <class T, class D>
-HWY_INLINE hn::Vec<D> round_to(D d, hn::Vec<D> v) {
-  if constexpr (std::is_same_v<T, float>) return v;
-  return widen(d, narrow<T>(d, v), T{});
+// ---- two vectors at once -----------------------------------------------------------------------
+
+// 2 * Lanes(d) elements in the order that is cheapest for a type: bf16 as pairs, others as halves.
+template <class D>
+struct Two {
+  hn::Vec<D> a, b;
+};
+// Elements of type T in the order that they would have as Order.
+template <class Order, class D, class T>
+HWY_INLINE Two<D> load2_as(D d, const T* p) {
+  if constexpr (std::is_same_v<Order, bf16>) {
+    auto a = hn::Undefined(d), b = hn::Undefined(d);
+    load_pairs(d, p, a, b);
+    return {a, b};
+  } else {
+    return {load(d, p), load(d, p + hn::Lanes(d))};
+  }
+}
+template <class D, class T>
+HWY_INLINE Two<D> load2(D d, const T* p) {
+  return load2_as<T>(d, p);
+}
+template <bool stream = false, class D, class T>
+HWY_INLINE void store2(D d, Two<D> v, T* p) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    put_raw<stream>(Bits32<D>(), join_pairs<T>(d, v.a, v.b), p);
+  } else {
+    put_raw<stream>(Storage<T, D>(), narrow<T>(d, v.a), p);
+    put_raw<stream>(Storage<T, D>(), narrow<T>(d, v.b), p + hn::Lanes(d));
+  }
 }
 
 }  // namespace HWY_NAMESPACE

@@ -39,6 +39,8 @@ Fill::Fill(const kvops_op_info& op, const Shapes& shapes, uint64_t seed)
   bad_indices_ = below(2);
   for (size_t r = 0; r < op.num_rules; ++r)
     if (!std::strncmp(op.rules[r], "blocks ", 7)) tame_ = true, kind_ = Kind::plain;
+  // 1 + erf cancels, and a huge factor would make that the largest value of its row.
+  if (std::strstr(op.name, "gelu")) kind_ = Kind::plain;
 }
 
 // "index slot_mapping blocks*block", "blocks block_table blocks seq_lens"
