@@ -4,8 +4,8 @@
 //   input [..., 2d], out [..., d], same leading dimensions;  a = input[.., :d],  b = input[.., d:]
 //
 // act(x) is rounded to T before it is multiplied: out = RN_T(RN_T(act(x)) * y), on every backend.
-// Formulas are evaluated in f32 exactly as bracketed, so that 1 + erf and 1 + tanh have the error of
-// a number near 1: for x below -2 gelu is no better than that. exp, erf and tanh are the
+// Formulas are evaluated in f32 exactly as bracketed, so that 1 + erf and 1 + tanh have the error
+// of a number near 1: for x below -2 gelu is no better than that. exp, erf and tanh are the
 // full-precision ones of a GPU; on the CPU they are within 3 ulp.
 //
 // Strides of rows are free in both tensors. input and out do not overlap.

@@ -21,7 +21,8 @@ namespace HWY_NAMESPACE {
 namespace {
 
 template <class T, class W>
-void add_and_normalize(T* x, T* residual, const W* weight, int64_t n, float epsilon) {
+void add_and_normalize(T* x, const T* next, T* residual, const W* weight, int64_t n,
+                       float epsilon) {
   const Lanes d;
   const float sum = sum_of_squares(
       n,
@@ -36,7 +37,7 @@ void add_and_normalize(T* x, T* residual, const W* weight, int64_t n, float epsi
         store_n(d, z, residual + i, m);
         return z;
       });
-  scale_row(residual, inverse_rms(sum, n, epsilon), weight, x, n);
+  scale_row(residual, inverse_rms(sum, n, epsilon), weight, x, n, next);
 }
 
 template <class T, class W>
@@ -48,7 +49,8 @@ kvops_status run(const kvops_fused_add_rms_norm_args& a) {
   parallel_for(input.rows, rows_per_piece(4 * input.size * int64_t(sizeof(T))),
                [&](int64_t begin, int64_t end) {
                  for (int64_t r = begin; r < end; ++r)
-                   add_and_normalize(input.row(r), residual.row(r), weight, input.size, epsilon);
+                   add_and_normalize(input.row(r), input.row(HWY_MIN(r + 1, input.rows - 1)),
+                                     residual.row(r), weight, input.size, epsilon);
                });
   return KVOPS_OK;
 }

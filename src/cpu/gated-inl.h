@@ -31,6 +31,8 @@ HWY_INLINE hn::Vec<D> silu(D d, hn::Vec<D> x) {
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp(d, hn::Neg(x))));
 }
 
+constexpr int64_t kAhead = 2048;  // bytes
+
 template <bool stream, class T, class Act>
 void gated_split(const T* g, const T* u, T* out, int64_t n, const Act& act) {
   using D = hn::ScalableTag<float>;
@@ -38,6 +40,8 @@ void gated_split(const T* g, const T* u, T* out, int64_t n, const Act& act) {
   const auto lanes = int64_t(hn::Lanes(d));
   int64_t i = 0;
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    prefetch(g + i, kAhead);
+    prefetch(u + i, kAhead);
     const auto x = load2(d, g + i), y = load2(d, u + i);
     store2<stream>(d, Two<D>{act(d, x.a, y.a, T{}), act(d, x.b, y.b, T{})}, out + i);
   }
@@ -54,6 +58,7 @@ void gated_pairs(const T* in, T* out, int64_t n, const Act& act) {
   auto g = hn::Zero(d), u = hn::Zero(d);
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
+    prefetch(in + 2 * i, kAhead);
     load_pairs(d, in + 2 * i, g, u);
     store<stream>(d, act(d, g, u, T{}), out + i);
   }

@@ -72,13 +72,15 @@ HWY_INLINE float inverse_rms(float sum, int64_t n, float epsilon) {
 
 // out[j] = RN_T((x[j] * s) * weight[j]): the only place where the roundings of a norm stand.
 // weight may be null; out may be x. stream: past the caches, for which out must be aligned.
+// next: the row that is read after this one, which is on its way while this one is written.
 template <bool stream = false, class T, class W>
-HWY_INLINE void scale_row(const T* x, float s, const W* weight, T* out, int64_t n) {
+HWY_INLINE void scale_row(const T* x, float s, const W* weight, T* out, int64_t n, const T* next) {
   const Lanes d;
   const auto lanes = int64_t(hn::Lanes(d));
   const auto scale = hn::Set(d, s);
   int64_t i = 0;
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    prefetch(next + i, 0);
     auto v = load2(d, x + i);
     v = {hn::Mul(v.a, scale), hn::Mul(v.b, scale)};
     if (weight) {

@@ -47,7 +47,8 @@ void normalize(const RowsView<const T>& input, const Weight<W>& weight, const Ro
   const float sum = sum_of_squares(
       n, [&](int64_t i) HWY_ATTR { return load2(d, x + i); },
       [&](int64_t i, size_t count) HWY_ATTR { return load_n(d, x + i, count); });
-  scale_row<stream>(x, inverse_rms(sum, n, epsilon), weight.row(r), out.row(r), n);
+  scale_row<stream>(x, inverse_rms(sum, n, epsilon), weight.row(r), out.row(r), n,
+                    input.row(HWY_MIN(r + 1, input.rows - 1)));
 }
 
 template <class T, class W>

@@ -245,6 +245,11 @@ HWY_INLINE void put_raw(DU du, hn::Vec<DU> v, T* p) {
   else
     store_raw(du, v, p);
 }
+// Asks for the line `bytes` past p. Memory is never touched, whatever the address.
+template <class T>
+HWY_INLINE void prefetch(const T* p, int64_t bytes) {
+  hwy::Prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(bytes)));
+}
 HWY_INLINE void finish_streams() { hwy::FlushStream(); }
 
 template <bool stream = false, class D, class T>

@@ -258,6 +258,33 @@ TEST_CASE("activation: offsets beyond 2^32 elements", "[activation]") {
   CHECK(out.pages() <= 6);
 }
 
+TEMPLATE_TEST_CASE("activation: results larger than the caches have the same bits", "[activation]",
+                   float, f16, bf16) {
+  using T = TestType;
+  constexpr int64_t kSize = 4096 + 32, kRows = (36 << 20) / kSize / int64_t(sizeof(T));
+  constexpr int64_t kBytes = kRows * kSize * int64_t(sizeof(T));
+  const kvops_dtype dtype = kvops::dtype_of<T>;
+  auto x = Matrix<T>(1, 2 * kSize).randomize(1, 3);  // one row for all
+  Matrix<T> want(1, kSize);
+  Lines out(kBytes + 64);
+  on_every_isa([&] {
+    for (const char* op : {"silu_and_mul", "fatrelu_and_mul", "swigluoai_and_mul"}) {
+      INFO(op);
+      CHECK_OK(run(op, x.tensor(), want.tensor()));
+      const auto input = tensor(x.row(0), dtype, {kRows, 2 * kSize}, {0, 1});
+      for (int64_t offset : {0, int(sizeof(T))}) {  // bytes: aligned and not
+        std::memset(out.data, 0xFF, kBytes + 64);
+        CHECK_OK(run(op, input, tensor(out.data + offset, dtype, {kRows, kSize})));
+        bool equal = true;
+        for (int64_t r = 0; r < kRows; ++r)
+          equal &= !std::memcmp(out.data + offset + r * kSize * int64_t(sizeof(T)), want.row(0),
+                                kSize * sizeof(T));
+        CHECK(equal);
+      }
+    }
+  });
+}
+
 TEST_CASE("activation: works in a child after use of threads", "[activation]") {
   auto x = Matrix<float>(500, 2048).randomize(1);
   Matrix<float> out(500, 1024);

@@ -239,6 +239,29 @@ TEST_CASE("norm: offsets beyond 2^31 elements", "[norm]") {
   CHECK(out.pages() <= 6);
 }
 
+TEST_CASE("norm: results larger than the caches have the same bits", "[norm]") {
+  constexpr int64_t kRows = 4500, kSize = 4096, kBytes = kRows * kSize * 2;  // 35 MiB
+  Lines input(kBytes), out(kBytes + 64);
+  auto x = Matrix<bf16>(kRows, kSize).randomize(1), w = Matrix<bf16>(1, kSize).randomize(2);
+  std::memcpy(input.data, x.row(0), kBytes);
+  Matrix<bf16> want(kRows, kSize);
+  on_every_isa([&] {
+    auto a = norm_args(x, w, want);
+    for (int64_t r = 0; r < kRows; r += 500) {
+      a.input = tensor(x.row(r), KVOPS_BF16, {500, kSize});
+      a.out = tensor(want.row(r), KVOPS_BF16, {500, kSize});
+      CHECK_OK(kvops_rms_norm(&a));
+    }
+    for (int64_t offset : {0, 2, 64}) {  // bytes: aligned, not, aligned
+      std::memset(out.data, 0xFF, kBytes + 64);
+      a.input = tensor(input.data, KVOPS_BF16, {kRows, kSize});
+      a.out = tensor(out.data + offset, KVOPS_BF16, {kRows, kSize});
+      CHECK_OK(kvops_rms_norm(&a));
+      CHECK(!std::memcmp(out.data + offset, want.row(0), kBytes));
+    }
+  });
+}
+
 TEST_CASE("norm: works in a child after use of threads", "[norm]") {
   auto x = Matrix<float>(2000, 512).randomize(1), w = Matrix<float>(1, 512).randomize(2);
   Matrix<float> out(2000, 512);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <random>
 #include <vector>
 
@@ -74,6 +75,15 @@ class Matrix {
     }
     return true;
   }
+};
+
+// Memory of 64-byte lines, for results that are larger than the caches.
+struct Lines {
+  char* data;
+  explicit Lines(int64_t bytes)
+      : data(static_cast<char*>(std::aligned_alloc(64, size_t(bytes + 127) / 64 * 64))) {}
+  Lines(const Lines&) = delete;
+  ~Lines() { std::free(data); }
 };
 
 // One unit in the last place of a T near x.
