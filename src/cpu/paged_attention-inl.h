@@ -108,7 +108,7 @@ HWY_INLINE void dot_4_tokens(const float* q, int64_t pitch, const S* const* rows
     }
   }
   const hn::FixedTag<float, 4> d4;
-  for (int h = 0; h < H; ++h)
+  for (int64_t h = 0; h < H; ++h)
     hn::StoreU(sums_of_lanes(d, sum[h][0], sum[h][1], sum[h][2], sum[h][3]), d4,
                logits + h * kTile);
 }

@@ -19,9 +19,10 @@ void each_cached(const std::function<void(kvops_dtype, kvops_dtype)>& body) {
 
 TEST_CASE("attention: the heads of a group are one unit of work") {
   // So each byte of the cache is fetched once for all of them; larger groups than these share L2.
-  for (auto [size, group] : {std::pair{64, 64}, {128, 64}, {256, 32}, {512, 16}}) {
+  using Case = std::pair<int64_t, int64_t>;  // size, heads of a group
+  for (auto& c : {Case{64, 64}, Case{128, 64}, Case{256, 32}, Case{512, 16}}) {
     Problem p;
-    p.size = size, p.kv_heads = 2, p.heads = 2 * group, p.lens = {3};
+    p.size = c.first, p.kv_heads = 2, p.heads = 2 * c.second, p.lens = {3};
     p.fill(1), p.lay_out();
     CHECK(kvops::cpu::Attention(p.args).units() == 2);
   }
@@ -29,16 +30,18 @@ TEST_CASE("attention: the heads of a group are one unit of work") {
 
 TEST_CASE("attention: packed, NHD and HND caches give the same bits") {
   each_cached([](kvops_dtype type, kvops_dtype cached) {
-    for (auto [size, block] : {std::pair{16, 16}, {80, 5}, {128, 8}, {128, 16}, {256, 64}}) {
+    using Case = std::pair<int64_t, int64_t>;  // size, block
+    for (auto& c : {Case{16, 16}, Case{80, 5}, Case{128, 8}, Case{128, 16}, Case{256, 64}}) {
       Problem p;
-      p.type = type, p.cached = cached, p.size = size, p.block = block, p.lens = {70, 1, 21};
-      p.fill(unsigned(size)), p.spoil();
+      p.type = type, p.cached = cached, p.size = c.first, p.block = c.second;
+      p.lens = {70, 1, 21};
+      p.fill(unsigned(p.size)), p.spoil();
       vector<vector<unsigned char>> packed;
       for (auto layout : {Layout::packed, Layout::nhd, Layout::hnd}) {
         p.layout = layout, p.lay_out();
         size_t isa = 0;
         on_every_isa([&] {
-          INFO(kvops_dtype_name(type) << " " << kvops_dtype_name(cached) << size << " " << block);
+          INFO(kvops_dtype_name(type) << " " << kvops_dtype_name(cached) << " " << p.size);
           if (layout == Layout::packed) packed.push_back(p.run());
           REQUIRE(p.run() == packed[isa++]);
         });
@@ -70,7 +73,8 @@ TEST_CASE("attention: unused slots and table entries change no bit") {
 TEST_CASE("attention: v1, v2, any number of threads, with and without workspace: the same bits") {
   // One long sequence beside short ones: it is split over the threads where there is a workspace.
   for (auto cached : {KVOPS_BF16, KVOPS_F8_E4M3}) {
-    for (auto lens : {vector<int32_t>{20000, 3, 600, 1}, {513}, {16385, 16384}}) {
+    for (const auto& lens :
+         {vector<int32_t>{20000, 3, 600, 1}, vector<int32_t>{513}, vector<int32_t>{16385, 16384}}) {
       for (bool options : {false, true}) {
         Problem p;
         p.type = KVOPS_BF16, p.cached = cached, p.lens = lens, p.heads = 8, p.kv_heads = 2;
