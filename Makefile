@@ -4,12 +4,13 @@ BUILD ?= build
 PYTHON := .venv/bin/python
 PROMPT ?= The cache holds
 
-.PHONY: help setup setup-all build demo check test format golden clean
+.PHONY: help setup setup-all build demo check test format golden bindings clean
 
 help:
 	@echo "make demo    set up, build, generate text over a paged KV cache (PROMPT='...')"
 	@echo "make check   set up, build, run every test"
 	@echo "make build   build into $(BUILD)/   make test: the tests again   make format: clang-format"
+	@echo "make bindings  declarations, stubs, docs/ops.md from the built library's table"
 
 setup:
 	@tools/setup.sh demo
@@ -32,6 +33,11 @@ test:
 
 format:
 	@python3 tools/house.py --format --fix
+
+# What follows from the table and the headers: declarations, stubs, docs/ops.md.
+bindings:
+	$(PYTHON) tools/bindgen.py --library $(BUILD)/libkvops.so
+	$(PYTHON) tools/opsdoc.py --library $(BUILD)/libkvops.so
 
 golden:
 	$(PYTHON) tests/golden/generate/all.py

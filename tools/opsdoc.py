@@ -5,8 +5,9 @@
     tools/opsdoc.py --library build/libkvops.so --record FILE ...   takes in `kvops verify --json`
     tools/opsdoc.py --library build/libkvops.so --check             says whether it differs, and fails
 
-Arguments and rules come from kvops_ops(), texts from the headers' comments (docs.json of the Python
-package), support from recorded runs of the golden cases: docs/support.json, never from the table.
+Arguments and rules come from kvops_ops(), texts from the headers' comments (docs.json of the
+Python package), support from recorded runs of the golden cases: docs/support.json, never from the
+table.
 """
 import argparse
 import json

@@ -208,7 +208,9 @@ def _declare(library):
         "kvops_set_log": (status, pointer, pointer),
     }
     for name, (result, *arguments) in signatures.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise ImportError(f"kvops: {library._name} lacks {name}: it is older than this package")
         function.restype = result
         function.argtypes = arguments
 
