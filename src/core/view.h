@@ -35,12 +35,21 @@ struct TensorView {
   }
 };
 
-// The tensor has this rank and an element type of T's size: bind() made sure.
+// No elements: data may be NULL and strides may be anything, so that no address may be computed.
+inline bool is_empty(const kvops_tensor& t) {
+  for (int i = 0; i < t.rank; ++i)
+    if (!t.shape[i]) return true;
+  return false;
+}
+
+// The tensor has this rank and an element type of T's size: bind() made sure. Every index of an
+// empty one is at `data`.
 template <class T, int Rank>
 TensorView<T, Rank> view(const kvops_tensor& t) {
   TensorView<T, Rank> v;
   v.data = static_cast<T*>(t.data);
-  for (int i = 0; i < Rank; ++i) v.shape[i] = t.shape[i], v.stride[i] = t.stride[i];
+  const bool empty = is_empty(t);
+  for (int i = 0; i < Rank; ++i) v.shape[i] = t.shape[i], v.stride[i] = empty ? 0 : t.stride[i];
   return v;
 }
 
@@ -69,8 +78,9 @@ RowsView<T> rows_view(const kvops_tensor& t) {
   RowsView<T> v = {};
   v.data = static_cast<T*>(t.data);
   v.rows = 1, v.size = t.rank ? t.shape[t.rank - 1] : 1;
+  const bool empty = is_empty(t);
   for (int i = t.rank - 2; i >= 0; --i) {
-    int64_t n = t.shape[i], stride = t.stride[i];
+    int64_t n = t.shape[i], stride = empty ? 0 : t.stride[i];
     v.rows *= n;
     if (n == 1) continue;
     int top = v.levels - 1;
