@@ -211,9 +211,11 @@ struct PagedCache {
                         element * int64_t(sizeof(C)), reinterpret_cast<U*>(to + done * size), size,
                         0);
     }
-    for (; done < run.count; ++done)
-      for (int64_t i = 0; i < size; ++i)
-        to[done * size + i] = from[done * slot + i % x * element + i / x * piece];
+    for (; done < run.count; ++done) {
+      const C* part = from + done * slot;
+      for (C *row = to + done * size, *end = row + size; row < end; row += x, part += piece)
+        for (int64_t i = 0; i < x; ++i) row[i] = part[i * element];
+    }
   }
 
   void decode(const C* from, S* to) const {
