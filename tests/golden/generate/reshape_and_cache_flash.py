@@ -50,7 +50,8 @@ def packed(name, source, heads, size, block, rule, layout):
         x = random.standard_normal((tokens, heads, size)) * np.exp2(
             random.randint(-3, 3, (tokens, heads, groups)).repeat(16, -1))
         for t, special in enumerate([[0.0], [-0.0, 0.0], [np.nan, 1, -3], [np.inf, -np.inf, 5, -1],
-                                     [1e-6, -1e-6], [np.nan], [6e4, -6e4, 1]]):
+                                     [1e-6, -1e-6], [np.nan], [6e4, -6e4, 1],
+                                     [3.0] + [0.0] * 15]):  # exact with 6 and with 4
             x[t, t % heads, :16] = np.resize(special, 16)
         x = rounded(x, source)
         scale = np.float32(3.5 / 448)
