@@ -34,8 +34,8 @@
 // Numbers  f32 arithmetic, no fast-math, contraction to FMA allowed. RN(x): rounded to f32; RN_T(x)
 //          once, to dtype T; to nearest even, overflow to infinity. NaN propagates.
 // fp8      stored = sat(x / scale): an IEEE f32 division, then one rounding to nearest even; beyond
-//          the largest finite code, infinities included, that code; NaN gives NaN. The fnuz encodings
-//          have neither infinity nor -0: both infinities give NaN there, as on their hardware.
+//          the largest finite code, infinities included, that code; NaN gives NaN. The fnuz
+//          encodings have neither infinity nor -0: infinities give NaN there, as on their hardware.
 //          value = decode(stored) * scale. The encoding is the tensor's dtype on every backend.
 // Errors   INVALID_ARGUMENT when a call breaks a rule, UNSUPPORTED when the backend lacks the
 //          operator, UNAVAILABLE without the device, DEVICE_ERROR when a launch fails. Arguments

@@ -3,7 +3,7 @@
 
     tools/opsdoc.py --library build/libkvops.so                     writes docs/ops.md
     tools/opsdoc.py --library build/libkvops.so --record FILE ...   takes in `kvops verify --json`
-    tools/opsdoc.py --library build/libkvops.so --check             says whether it differs, and fails
+    tools/opsdoc.py --library build/libkvops.so --check             fails when it differs
 
 Arguments and rules come from kvops_ops(), texts from the headers' comments (docs.json of the
 Python package), support from recorded runs of the golden cases: docs/support.json, never from the

@@ -4,8 +4,8 @@
 //   value_cache [blocks][heads][size][block]        a row lies across: tokens of neighbouring
 //                                                   positions are turned in square tiles
 //
-// A thread takes some tokens; runs of them within one block are written together. fp8 rows are first
-// quantised to a buffer of L1's size, so that the layouts deal with elements of 1, 2 and 4 bytes.
+// A thread takes some tokens; runs of them within one block are written together. fp8 rows are
+// first quantised to a buffer of L1's size, so that layouts deal with elements of 1, 2 and 4 bytes.
 // Where the strides make a row contiguous (a flash cache, permuted) it is one copy.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/reshape_and_cache.cpp"

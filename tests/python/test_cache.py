@@ -1,5 +1,5 @@
-# A token's way from Python: fp8 by name and by bits, a cache written through a slot mapping, read by
-# attention through permuted views, with a workspace of the size that the library asks for.
+# A token's way from Python: fp8 by name and by bits, a cache written through a slot mapping, read
+# by attention through permuted views, with a workspace of the size that the library asks for.
 import ml_dtypes
 import numpy as np
 import pytest
