@@ -247,6 +247,7 @@ void set_up(Random& random) {
   while (kvops_set_option("cpu_isa", random.of({"scalar", "sse4", "avx2", "avx3"}))) {
   }
   kvops_set_num_threads(1 + random.below(2));
+  kvops_set_option("debug", random.one_in(5) ? "bounds" : "");
 }
 
 }  // namespace
