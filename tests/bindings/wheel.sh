@@ -8,7 +8,8 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 "$python" -c 'import scikit_build_core' 2>/dev/null || { echo "no scikit-build-core"; exit 77; }
 rm -rf "$work"
 mkdir -p "$work"
-"$python" -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation \
+# CMake's own names of the compilers: what it has compiled before is then found by ccache.
+CC=cc CXX=c++ "$python" -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation \
   -C cmake.define.KVOPS_CUDA=OFF -C cmake.define.KVOPS_HIP=OFF -C build-dir="$work/build" \
   -w "$work" "$root"
 ls "$work"/kvops-*-py3-none-linux_*.whl
