@@ -1144,10 +1144,13 @@ extern "C" {
     /// x] with strides (sb, sh, x, st, 1) and values [blocks, kv_heads, size, block] with (sb, sh, 1,
     /// st). The same bits result.
     ///
-    /// fp8: k = decode * k_scale, v = decode * v_scale. Everything is accumulated in f32. L <= 0: zeros.
-    /// What lies at t >= L in a block, and in the table past it, is not used and may be anything, NaN
-    /// included. Faults: a block id outside [0, blocks), whose tokens take no part, and L above
-    /// max_seq_len or width * block, where it is cut.
+    /// Everything is accumulated in f32. fp8: k = decode * k_scale, v = decode * v_scale, but k_scale is
+    /// part of the scale and v_scale of the last product, so that neither rounds an element. L <= 0:
+    /// zeros. A logit of -inf has no weight. What lies at t >= L in a block, and in the table past it,
+    /// is not used and may be anything, NaN included. Faults: each entry of the table that a token
+    /// needs and whose block id is outside [0, blocks), which leaves its tokens out; and each L above
+    /// max_seq_len or width * block, where it is cut. Chunked prefill: each token of the chunk is a
+    /// sequence of its own, with the same table row and the L that ends with it.
     ///
     /// size: a multiple of 8 (fp8: 16) from 8 to 512; any block; heads a multiple of kv_heads.
     ///
@@ -1158,7 +1161,8 @@ extern "C" {
     ///   o = 1 + (step >= 0 ? (tp_rank * heads + h) * step : (tp_rank * kv_heads + g) * -step)
     ///
     /// No block left: zeros. Without batch_invariant the way a sequence is split, and so its last bits,
-    /// may depend on the other sequences of the call.
+    /// may depend on the other sequences of the call. On the CPU bits never depend on the batch, on
+    /// threads or on the workspace, without which one sequence and kv head is the work of one thread.
     /// ```
     pub fn kvops_paged_attention_v1(args: *const kvops_paged_attention_v1_args) -> kvops_status;
     pub fn kvops_paged_attention_v1_workspace(args: *const kvops_paged_attention_v1_args, bytes: *mut i64) -> kvops_status;
