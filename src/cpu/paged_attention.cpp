@@ -68,6 +68,13 @@ int64_t Attention::workspace_bytes() const {
   return std::min(most, kShare) * most_ranges(limit) * state_floats() * int64_t(sizeof(float));
 }
 
+int64_t Attention::units_per_piece() const {
+  int64_t total = 0;
+  for (int64_t s = 0; s < seqs; ++s) total += tokens(s).count();
+  int64_t token_bytes = 2 * size * int64_t(sizeof(float)) * heads_per_unit;
+  return rows_per_piece(total / std::max<int64_t>(seqs, 1) * token_bytes);
+}
+
 void Attention::count_faults() const {
   if (!present(args.faults)) return;
   auto& faults = *static_cast<int64_t*>(args.faults.data);

@@ -77,6 +77,8 @@ struct Attention {
   int64_t padded_size() const { return round_up(size, 16); }
   int64_t state_floats() const { return round_up(heads_per_unit * (padded_size() + 2), 16); }
   int64_t workspace_bytes() const;
+  // Units that a thread takes at once: one, unless they are too little work to wake it for.
+  int64_t units_per_piece() const;
   void count_faults() const;
 };
 

@@ -228,7 +228,7 @@ kvops_status run(const Attention& job, const Ends& ends) {
   parallel_for(splits.count * units, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) kernel.join(splits.list[i / units], i % units);
   });
-  parallel_for(job.seqs * units, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(job.seqs * units, job.units_per_piece(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       if (!splits.find(i / units)) kernel.run_whole(i / units, i % units);
   });
