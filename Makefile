@@ -3,6 +3,7 @@
 BUILD ?= build
 PYTHON := .venv/bin/python
 PROMPT ?= The cache holds
+GENERATE_FLAGS ?= --samples 2 --temperature 0.6 --seed 1
 
 .PHONY: help setup setup-all build demo check test format golden bindings clean
 
@@ -24,7 +25,7 @@ build:
 
 demo: setup
 	@$(MAKE) --no-print-directory build CMAKE_FLAGS="-DKVOPS_TESTS=OFF -DKVOPS_HIP=OFF $(CMAKE_FLAGS)" BUILD=build-demo
-	KVOPS_LIBRARY=build-demo/libkvops.so $(PYTHON) examples/generate "$(PROMPT)"
+	KVOPS_LIBRARY=build-demo/libkvops.so $(PYTHON) examples/generate "$(PROMPT)" $(GENERATE_FLAGS)
 
 check: setup-all build test
 
