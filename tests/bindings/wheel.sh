@@ -9,9 +9,10 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 rm -rf "$work"
 mkdir -p "$work"
 # CMake's own names of the compilers: what it has compiled before is then found by ccache.
+# pip of Debian 12 does not know -C, the short form of --config-settings.
 CC=cc CXX=c++ "$python" -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation \
-  -C cmake.define.KVOPS_CUDA=OFF -C cmake.define.KVOPS_HIP=OFF -C build-dir="$work/build" \
-  -w "$work" "$root"
+  --config-settings=cmake.define.KVOPS_CUDA=OFF --config-settings=cmake.define.KVOPS_HIP=OFF \
+  --config-settings=build-dir="$work/build" -w "$work" "$root"
 ls "$work"/kvops-*-py3-none-linux_*.whl
 "$python" -m pip install -q --disable-pip-version-check --no-deps --no-index \
   --target "$work/site" "$work"/kvops-*.whl
