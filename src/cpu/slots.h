@@ -24,8 +24,7 @@ inline SlotMap slot_map(const kvops_tensor& slots, int64_t blocks, int64_t block
 template <class F>
 void for_each_run(const SlotMap& map, int64_t longest, int64_t token_bytes,
                   const kvops_tensor& faults, F&& write) {
-  constexpr int64_t kPiece = 128 << 10;  // bytes; a fraction of a core's L2
-  int64_t grain = kPiece / std::max<int64_t>(1, token_bytes) / longest * longest;
+  int64_t grain = rows_per_piece(token_bytes) / longest * longest;
   int64_t capacity = map.blocks * map.block;
   std::atomic<int64_t> bad = 0;
   parallel_for(map.tokens, std::max(grain, longest), [&](int64_t begin, int64_t end) {
