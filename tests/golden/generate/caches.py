@@ -50,8 +50,8 @@ def slot_list(random, tokens, blocks, block, run):
     return np.array(slots[:run] + tail, np.int64), 2
 
 
-def faults(count, before=5):
-    return {"faults": Bits("i64", [before])}, {"faults": Bits("i64", [before + count])}
+def faults(count):
+    return {"faults": Bits("i64", [5 + count])}
 
 
 def e2m1(y):

@@ -136,7 +136,8 @@ def save_case(op, case, inputs, expected=None, scalars=None, status=None, messag
     inputs: name -> tensor(...), same_as(...), addresses(...). A written tensor that is here has
     these elements before the call; one that is not is full of garbage. A name that is no argument
     is memory for addresses(). expected: name -> tensor(...), what a written tensor holds after
-    the call, in full. scalars: name -> float or int (also a dtype's name).
+    the call, in full; counters start at 5. scalars: name -> float or int (also a dtype's name);
+    zeros are not stored.
     status, message: the call must fail like this, and write nothing. orders: name -> ways for the
     tensor to lie in memory ("0213": dimensions from the outermost on), each a variant of the case.
     """
@@ -175,7 +176,9 @@ def _write(folder, inputs, expected, scalars, status, message):
         _save(folder, "%s.expected.%s" % (name, t.dtype), t.array)
     for name, value in (scalars or {}).items():
         value = NUMBERS.get(value, value)
-        _save(folder, name, np.array(value, np.float64 if isinstance(value, float) else np.int64))
+        if value != 0:
+            kind = np.float64 if isinstance(value, float) else np.int64
+            _save(folder, name, np.array(value, kind))
     for name, text in (("status", status), ("message", message)):
         if text is not None:
             _save(folder, "%s.expected" % name, np.array(text, dtype="S"))

@@ -16,9 +16,9 @@ def case(name, source, cache, latent, rope, entries, tokens=11, scalars=None, sc
     rows = entries(kv_c[:tokens], k_pe[:tokens])
     entry_cache = filler(random, (blocks, block, rows.shape[-1]), cache)
     slots, bad = slot_list(random, tokens, blocks, block, 3)
-    before, after = faults(bad)
+    after = faults(bad)
     inputs = {"kv_c": tensor(source, kv_c), "k_pe": tensor(source, k_pe),
-              "kv_cache": Bits(cache, entry_cache), "slot_mapping": Bits("i64", slots), **before}
+              "kv_cache": Bits(cache, entry_cache), "slot_mapping": Bits("i64", slots)}
     if scale is not None:
         inputs["kv_scale"] = tensor("f32", np.array(scale))
     entry_cache = entry_cache.copy()

@@ -16,10 +16,10 @@ def case(name, source, cache, tokens=30, heads=2, size=32, blocks=3, block=16, r
     key_cache = filler(random, (blocks, heads, size // x, block, x), cache)
     value_cache = filler(random, (blocks, heads, size, block), cache)
     slots, bad = slot_list(random, tokens, blocks, block, run)
-    before, after = faults(bad)
+    after = faults(bad)
     inputs = {"key": tensor(source, key), "value": tensor(source, value),
               "key_cache": Bits(cache, key_cache), "value_cache": Bits(cache, value_cache),
-              "slot_mapping": Bits("i64", slots), **before}
+              "slot_mapping": Bits("i64", slots)}
     inputs.update({s: tensor("f32", np.array(f)) for s, f in scales.items()})
     key_cache, value_cache = key_cache.copy(), value_cache.copy()
     for t, s in enumerate(slots):
