@@ -13,9 +13,9 @@
 #include "cpu/nvfp4-inl.h"
 
 // Everything that is compiled once only.
-#include "core/backend.h"
 #include "cpu/isa.h"
 #include "cpu/slots.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

@@ -9,11 +9,11 @@
 #include "cpu/simd-inl.h"
 
 // Everything that is compiled once only.
-#include "core/backend.h"
 #include "core/dispatch.h"
 #include "core/view.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

@@ -16,11 +16,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/backend.h"
 #include "core/dispatch.h"
 #include "core/view.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

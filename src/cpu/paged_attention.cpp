@@ -3,8 +3,8 @@
 
 #include <atomic>
 
-#include "core/backend.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 namespace {

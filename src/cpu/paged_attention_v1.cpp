@@ -13,12 +13,12 @@
 // Everything that is compiled once only.
 #include <cmath>
 
-#include "core/backend.h"
 #include "core/dispatch.h"
 #include "core/view.h"
 #include "cpu/isa.h"
 #include "cpu/paged_attention.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

@@ -1,5 +1,5 @@
 // paged_attention_v2: vLLM's second entry point for the same computation.
-#include "core/backend.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 

@@ -14,9 +14,9 @@
 #include "cpu/cache_row-inl.h"
 
 // Everything that is compiled once only.
-#include "core/backend.h"
 #include "cpu/isa.h"
 #include "cpu/slots.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

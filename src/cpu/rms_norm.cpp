@@ -11,12 +11,12 @@
 // Everything that is compiled once only.
 #include <cmath>
 
-#include "core/backend.h"
 #include "core/dispatch.h"
 #include "core/view.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "cpu/stream.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

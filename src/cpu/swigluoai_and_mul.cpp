@@ -8,9 +8,9 @@
 #include "cpu/gated-inl.h"
 
 // Everything that is compiled once only.
-#include "core/backend.h"
 #include "core/dispatch.h"
 #include "cpu/isa.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
