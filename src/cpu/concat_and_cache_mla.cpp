@@ -1,15 +1,14 @@
 // concat_and_cache_mla: the latent and the rope part of each token as one entry of an MLA cache.
 //
-//   PLAIN         [latent | rope], copied or quantised with one scale
-//   FP8_DS_MLA    512 e4m3 | 4 f32 scales, one per 128 elements | 64 16-bit rope elements
-//   NVFP4_DS_MLA  512 e2m1 | 64 e4m3 rope elements | 32 e4m3 scales, one per 16 elements
+//   PLAIN, FP8_DS_MLA  see mla_entry-inl.h
+//   NVFP4_DS_MLA       512 e2m1 | 64 e4m3 rope elements | 32 e4m3 scales, one per 16 elements
 //
 // A thread takes some tokens. Scales by core/numeric.h: the same bytes on every back end.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/concat_and_cache_mla.cpp"
 #include <hwy/foreach_target.h>
 
-#include "cpu/cache_row-inl.h"
+#include "cpu/mla_entry-inl.h"
 #include "cpu/nvfp4-inl.h"
 
 // Everything that is compiled once only.
@@ -23,8 +22,6 @@ namespace HWY_NAMESPACE {
 namespace {
 
 using Args = kvops_concat_and_cache_mla_args;
-
-constexpr int64_t kLatent = 512, kRope = 64;  // of the packed records
 
 // Calls write(latent row, rope row, entry) for every token that has a slot.
 template <class S, class C, class F>
@@ -40,48 +37,6 @@ kvops_status for_each_entry(const Args& a, F&& write) {
   return KVOPS_OK;
 }
 
-template <class S, class C>
-kvops_status write_plain(const Args& a) {
-  const int64_t latent = a.kv_c.shape[1], rope = a.k_pe.shape[1];
-  const float scale = scale_of(a.kv_scale)(0);
-  return for_each_entry<S, C>(a, [&](const S* kv_c, const S* k_pe, C* entry) {
-    write_row(kv_c, entry, latent, scale);
-    write_row(k_pe, entry + latent, rope, scale);
-  });
-}
-
-// The largest magnitude of n elements, a multiple of the lanes; NaN does not count.
-template <class S>
-HWY_INLINE float row_amax(const S* x, int64_t n) {
-  const hn::ScalableTag<float> d;
-  auto most = hn::Zero(d);
-  for (int64_t i = 0; i < n; i += int64_t(hn::Lanes(d))) {
-    const auto y = hn::Abs(load(d, x + i));
-    most = hn::IfThenElse(hn::Gt(y, most), y, most);
-  }
-  return hn::GetLane(hn::MaxOfLanes(d, most));
-}
-
-template <class S, class F8>
-void write_fp8_entry(const S* kv_c, const S* k_pe, uint8_t* entry, bool pow2) {
-  constexpr int64_t kTile = 128;
-  for (int64_t k = 0; k < kLatent / kTile; ++k) {
-    const S* tile = kv_c + k * kTile;
-    const float scale = ds_mla_scale(row_amax(tile, kTile), Fp8Traits<F8>::kFnuz, pow2);
-    write_row(tile, reinterpret_cast<F8*>(entry) + k * kTile, kTile, scale);
-    hwy::CopyBytes<4>(&scale, entry + kLatent + 4 * k);
-  }
-  hwy::CopyBytes<kRope * sizeof(S)>(k_pe, entry + 528);
-}
-
-template <class S, class F8>
-kvops_status write_fp8(const Args& a) {
-  const bool pow2 = a.scale_rule == KVOPS_SCALE_POW2;
-  return for_each_entry<S, uint8_t>(a, [&](const S* kv_c, const S* k_pe, uint8_t* entry) {
-    write_fp8_entry<S, F8>(kv_c, k_pe, entry, pow2);
-  });
-}
-
 void write_nvfp4_entry(const bf16* kv_c, const bf16* k_pe, uint8_t* entry) {
   constexpr int64_t kGroups = kLatent / 16;
   for (int64_t g = 0; g < kGroups; ++g) {
@@ -95,16 +50,15 @@ void write_nvfp4_entry(const bf16* kv_c, const bf16* k_pe, uint8_t* entry) {
 }  // namespace
 
 kvops_status concat_and_cache_mla(const Args& a) {
-  constexpr auto* op = "concat_and_cache_mla";
   if (a.format == KVOPS_FORMAT_NVFP4_DS_MLA)
     return for_each_entry<bf16, uint8_t>(a, write_nvfp4_entry);
-  if (a.format == KVOPS_FORMAT_FP8_DS_MLA)
-    return dispatch(op, "kv_c", a.kv_c.dtype, Halves{}, [&]<class S>() {
-      return a.fp8_encoding == KVOPS_FP8_FNUZ ? write_fp8<S, f8_e4m3fnuz>(a)
-                                              : write_fp8<S, f8_e4m3>(a);
-    });
-  return dispatch_cache(op, "kv_c", a.kv_c.dtype, a.kv_cache.dtype,
-                        [&]<class S, class C>() { return write_plain<S, C>(a); });
+  const float scale = a.format == KVOPS_FORMAT_PLAIN ? scale_of(a.kv_scale)(0) : 1.0f;
+  return dispatch_entry("concat_and_cache_mla", a, a.kv_cache.dtype, [&]<class W>(const W& write) {
+    using S = typename W::Source;
+    using C = typename W::Element;
+    return for_each_entry<S, C>(
+        a, [&](const S* kv_c, const S* k_pe, C* entry) { write(kv_c, k_pe, entry, scale); });
+  });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -73,6 +73,33 @@ def amax(groups, all_nan):
     return np.where(m < 0, all_nan, m).astype(F32)
 
 
+def pow2_ceil(values):
+    """The least power of two that is not below: the mantissa of frexp is in [0.5, 1)."""
+    mantissa, exponent = np.frexp(values)
+    return np.where(np.isinf(values), np.inf, np.ldexp(1.0, exponent - (mantissa == 0.5)))
+
+
+def raw(array):
+    return np.ascontiguousarray(array).view(np.uint8).reshape(array.shape[0], -1)
+
+
+def fp8_record(source, rule, encoding):
+    """entries(kv_c, k_pe) -> FP8_DS_MLA records: codes | 4 scales | the bits of k_pe."""
+    codes, largest = (("f8_e4m3", 448), ("f8_e4m3fnuz", 224))[encoding]
+
+    def entries(kv_c, k_pe):
+        tiles = kv_c.reshape(-1, 4, 128)
+        with np.errstate(all="ignore"):
+            ratio = amax(tiles, 0) / F32(largest)
+            scale = (pow2_ceil(np.maximum(ratio, F32(1e-4))) if rule == 0
+                     else np.maximum(ratio, F32(2.0**-126)))
+        scale = scale.astype("<f4")
+        latent = quantise(tiles, scale[..., None], codes).reshape(-1, 512)
+        rope = raw(encode(k_pe, source).astype("<u2"))
+        return np.concatenate([latent, raw(scale), rope], -1)
+    return entries
+
+
 def nvfp4(x, scale, four_over_six):
     """[..., size] -> code bytes [..., size/2], scale bytes [..., size/16]."""
     groups = F32(x).reshape(x.shape[:-1] + (-1, 16))

@@ -1,7 +1,7 @@
 """[kv_c | k_pe] as one entry: plain, fp8, or the records fp8_ds_mla and nvfp4_ds_mla."""
 import numpy as np
 
-from caches import F32, amax, e2m1, faults, filler, nibbles, quantise, slot_list, store, values
+from caches import F32, amax, e2m1, faults, filler, fp8_record, nibbles, slot_list, store, values
 from common import Bits, decode, encode, random_state, rounded, save_case, tensor
 
 OP = "concat_and_cache_mla"
@@ -34,10 +34,6 @@ def plain(name, source, cache, latent=40, rope=9):
          lambda c, p: store(np.concatenate([c, p], -1), source, cache, scale), scale=scale)
 
 
-def raw(array):
-    return np.ascontiguousarray(array).view(np.uint8).reshape(array.shape[0], -1)
-
-
 def mla_values(name, source, tokens=13):
     """Tiles of 128 that are random, zero, full of NaN, or hold an infinity."""
     random = random_state(OP, name, "tiles")
@@ -46,26 +42,6 @@ def mla_values(name, source, tokens=13):
                                  [336.0, -1], [1.0, -1.0], [1e-7], [-np.inf, np.nan, 0]]):
         x[t, t % 4] = np.resize(special, 128)
     return rounded(x, source).reshape(tokens, 512)
-
-
-def fp8_record(source, rule, encoding):
-    codes, largest = (("f8_e4m3", 448), ("f8_e4m3fnuz", 224))[encoding]
-
-    def entries(kv_c, k_pe):
-        tiles = kv_c.reshape(-1, 4, 128)
-        with np.errstate(all="ignore"):
-            ratio = amax(tiles, 0) / F32(largest)
-            if rule == 0:  # exact: the mantissa of frexp is in [0.5, 1)
-                mantissa, exponent = np.frexp(np.maximum(ratio, F32(1e-4)))
-                power = np.ldexp(1.0, exponent - (mantissa == 0.5))
-                scale = np.where(np.isinf(ratio), np.inf, power)
-            else:
-                scale = np.maximum(ratio, F32(2.0**-126))
-        scale = scale.astype("<f4")
-        latent = quantise(tiles, scale[..., None], codes).reshape(-1, 512)
-        rope = raw(encode(k_pe, source).astype("<u2"))
-        return np.concatenate([latent, raw(scale), rope], -1)
-    return entries
 
 
 def fp8_ds(name, source, rule, encoding):
