@@ -60,9 +60,9 @@ typedef struct kvops_concat_and_cache_mla_rope_fused_args {
 } kvops_concat_and_cache_mla_rope_fused_args;
 
 // Rotates q_pe and k_pe of ALL rows in place, then stores [kv_c | rotated k_pe] of the rows that
-// have a slot, as concat_and_cache_mla does. The rotation is computed in T with cos and sin
-// converted to T: RN_T(RN_T(x*c) - RN_T(y*s)), three roundings (f32 may contract); not bit-equal to
-// rotary_embedding. A row whose position is outside [0, max_pos) is neither rotated nor stored.
+// have a slot, as concat_and_cache_mla does. Three roundings to T, also of cos and sin before, the
+// same bits everywhere: RN_T(RN_T(x*c) - RN_T(y*s)); NaN is the quiet one; rotary_embedding rounds
+// once. A row whose position is outside [0, max_pos) is neither rotated nor stored.
 KVOPS_API kvops_status
 kvops_concat_and_cache_mla_rope_fused(const kvops_concat_and_cache_mla_rope_fused_args* args);
 

@@ -13,6 +13,7 @@
 
 #include "core/dispatch.h"
 #include "core/view.h"
+#include "cpu/indices.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "kvcache_ops.h"
@@ -82,11 +83,6 @@ Heads<T> heads_of(const kvops_tensor& t, int32_t token_dims, const kvops_rotary_
   if (split) h.head_stride = t.stride[token_dims];
   h.data += a.rope_dim_offset;
   return h;
-}
-
-int64_t index_at(const kvops_tensor& t, int64_t offset) {
-  return t.dtype == KVOPS_I32 ? static_cast<const int32_t*>(t.data)[offset]
-                              : static_cast<const int64_t*>(t.data)[offset];
 }
 
 template <class T, class C>
