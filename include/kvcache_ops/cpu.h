@@ -199,7 +199,7 @@ typedef struct kvops_static_scaled_int8_quant_args {
   kvops_tensor out;    // [..., d]    i8
 } kvops_static_scaled_int8_quant_args;
 
-// out = clamp(x * RN(1 / scale) + azp, -128, 127), to nearest even; x is about scale * (out - azp).
+// out = RNE(clamp(RN(RN(x * RN(1 / scale)) + azp), -128, 127)), NaN -128; x ~ scale * (out - azp).
 KVOPS_API kvops_status
 kvops_static_scaled_int8_quant(const kvops_static_scaled_int8_quant_args* args);
 
@@ -211,9 +211,9 @@ typedef struct kvops_dynamic_scaled_int8_quant_args {
   kvops_tensor azp;    // [..., 1]   i32, opt; written: given selects the asymmetric form
 } kvops_dynamic_scaled_int8_quant_args;
 
-// Per row: scale = max|x| / 127; asymmetric: scale = (max - min) / 255, azp = -128 - min / scale to
-// nearest even; then as above. A row of zeros gives scale 1, azp 0 and zeros; an asymmetric row of
-// one other value c gives scale |c|, azp 0, out sign(c).
+// Per row, NaN aside: scale = max|x| / 127; asymmetric: scale = (max - min) / 255, azp = -128 - min
+// / scale to nearest even; then as above. scale >= 2^-126. A row of zeros gives scale 1, azp 0 and
+// zeros; an asymmetric row of one other value c gives scale |c|, azp 0, out sign(c).
 KVOPS_API kvops_status
 kvops_dynamic_scaled_int8_quant(const kvops_dynamic_scaled_int8_quant_args* args);
 
