@@ -49,6 +49,10 @@ struct Tensor {
   bool pages = false;
 };
 
+// A cache that an address leads to: a tensor that is no argument.
+constexpr kvops_arg_info kBehind = {"a cache", 0,        KVOPS_ARG_TENSOR,    3, 0,
+                                    "",        "bytes!", KVOPS_COMPARE_EXACT, 0, 0};
+
 int64_t count(const std::vector<int64_t>& shape) {
   int64_t n = 1;
   for (auto e : shape) n *= e;
@@ -108,6 +112,12 @@ void Sweep::make_values() {
     Tensor t = {&arg, shapes_.dtype(arg), {}, {}};
     shapes_.shape(arg, &t.shape);
     if (arg.flags & KVOPS_ARG_READ) t.elements = fill.values(arg, t.dtype, t.shape);
+    double bytes = 0;
+    bool leads = std::strstr(arg.name, "_ptrs") &&
+                 shapes_.number("num_blocks*block_stride*bytes(cache_dtype)", &bytes);
+    for (int64_t k = 0, n = leads ? count(t.shape) : 0; k < n; ++k)
+      tensors_.push_back(
+          {&kBehind, KVOPS_U8, {int64_t(bytes)}, fill.values(kBehind, KVOPS_U8, {int64_t(bytes)})});
     for (size_t r = 0; r < op_.num_rules; ++r)
       t.pages = t.pages || (t.dtype == KVOPS_U8 &&
                             op_.rules[r] == "require " + std::string(arg.name) + " pages");
@@ -155,7 +165,7 @@ bool Sweep::place(const Tensor& t, Lie lie, kvops_device device, void* stream, p
     if (t.shape[i] > 1) (reach < 0 ? low : high) += reach;
   }
   if (!p->count) low = high = 0;
-  int64_t shift = lie == Lie::dense ? 0 : int64_t(random_() % 4);
+  int64_t shift = lie == Lie::dense ? 0 : int64_t(random_() % 4) * (t.arg == &kBehind ? 4 : 1);
   p->bytes = 2 * kGuard + (high - low + 1 + shift) * p->size;
   p->offset = kGuard + (shift - low) * p->size;
   p->image = static_cast<unsigned char*>(std::malloc(size_t(p->bytes)));
@@ -204,14 +214,20 @@ Sweep::Result Sweep::call(Lie lie, kvops_device device, bool alias) {
   void* stream = nullptr;
   bool ready = kvops_stream_create(device, &stream) == KVOPS_OK;
   std::vector<int> buffer(tensors_.size());
+  std::vector<int64_t> addresses;
   for (size_t i = 0; ready && i < tensors_.size(); ++i) {
     int other = alias ? aliased(tensors_[i]) : -1;
     buffer[i] = other < 0 ? int(i) : other;
+    if (std::strstr(tensors_[i].arg->name, "_ptrs") && !addresses.empty())
+      std::memcpy(tensors_[i].elements.data(), addresses.data(), 8 * addresses.size());
     if (other < 0) ready = place(tensors_[i], lie, device, stream, &items[i]);
+    if (tensors_[i].arg == &kBehind)
+      addresses.push_back(int64_t(reinterpret_cast<intptr_t>(items[i].tensor.data)));
   }
   for (size_t i = 0; i < tensors_.size(); ++i)
-    std::memcpy(base + tensors_[i].arg->offset, &items[size_t(buffer[i])].tensor,
-                sizeof(kvops_tensor));
+    if (tensors_[i].arg != &kBehind)
+      std::memcpy(base + tensors_[i].arg->offset, &items[size_t(buffer[i])].tensor,
+                  sizeof(kvops_tensor));
   for (size_t i = 0; i < op_.num_args; ++i) {
     auto& arg = *op_.args[i];
     double real = arg.kind == KVOPS_ARG_TENSOR ? 0 : shapes_.scalar(arg);

@@ -122,9 +122,9 @@ kvops_status check_indices(const Contract& c, const void* args, const DeviceApi&
   bool active = true;
   for (auto& r : c.rules) {
     if (r.kind == RuleKind::when) active = call.test(r) == Truth::yes;
-    bool checked = r.kind == RuleKind::index || r.kind == RuleKind::blocks ||
-                   (r.kind == RuleKind::scales && active);
-    if (!checked) continue;
+    bool checked =
+        r.kind == RuleKind::index || r.kind == RuleKind::blocks || r.kind == RuleKind::scales;
+    if (!checked || !active) continue;
     if (auto s = check(call, r, device, bound)) return s;
   }
   return KVOPS_OK;

@@ -14,7 +14,8 @@ Draft::Draft(const ArgsCall& base)
       null(base.op->num_args, false) {}
 
 bool holds_addresses(const kvops_op_info* op, const kvops_arg_info* a) {
-  return !std::strcmp(op->name, "swap_blocks_batch") && a->flags & KVOPS_ARG_HOST;
+  return (!std::strcmp(op->name, "swap_blocks_batch") && a->flags & KVOPS_ARG_HOST) ||
+         std::strstr(a->name, "_ptrs");
 }
 
 namespace {

@@ -41,10 +41,34 @@ int64_t per_change[kNumChanges][2];  // drafts with such a change; of them accep
   std::exit(1);
 }
 
+// What the entries of a cache behind an address span, and how many bytes lie before the address.
+// false: no bound is given, or it is much.
+bool cache_span(const ArgsCall& call, int64_t& bytes, int64_t& before) {
+  auto value = [&](const char* name) { return call.integer(call.find(name)); };
+  constexpr int64_t kMost = 1 << 12;
+  auto extent = [&](const char* name) {
+    auto t = call.tensor(call.find(name));
+    return t.rank == 3 ? std::clamp<int64_t>(t.shape[2], 0, kMost) : 0;
+  };
+  const int64_t blocks = value("num_blocks"), block = value("block_size");
+  const int64_t step = value("block_stride"), entry = value("entry_stride");
+  if (blocks < 1 || blocks > kMost || block < 1 || block > kMost || entry < 1 || entry > kMost ||
+      step < -kMost || step > kMost)
+    return false;
+  const int64_t size = std::max<int64_t>(1, kvops_dtype_size(kvops_dtype(value("cache_dtype"))));
+  const int64_t last = (blocks - 1) * step, row = extent("kv_c") + extent("k_pe");
+  const int64_t record = value("format") == KVOPS_FORMAT_FP8_DS_MLA ? 656 : row;
+  before = std::max<int64_t>(0, -last) * size;
+  bytes = before + (std::max<int64_t>(0, last) + (block - 1) * entry + record) * size;
+  return record <= entry && bytes <= kMost * 16;
+}
+
 struct Runner {
   Arena arena;
   Random random;
   char *from = nullptr, *to = nullptr;  // memory behind the addresses of swap_blocks_batch
+  char* cache = nullptr;                // ... and behind kv_cache_ptrs; NULL: too much
+  int64_t cache_bytes = 0, cache_before = 0;
   static constexpr int64_t kScratch = 2048;
 
   // Memory for all tensors. false: some tensor cannot have any, so that the call must not run.
@@ -52,6 +76,9 @@ struct Runner {
     auto* op = d.call.op;
     arena.reset(random);
     from = arena.region(kScratch, 0), to = arena.region(kScratch, 0);
+    cache = nullptr;
+    if (d.call.find("kv_cache_ptrs") && cache_span(d.call, cache_bytes, cache_before))
+      cache = arena.region(cache_bytes, 0);
     bool possible = true;
     for (size_t i = 0; i < op->num_args; ++i) {
       if (op->args[i]->kind != KVOPS_ARG_TENSOR || d.shares[i] >= 0) continue;
@@ -93,6 +120,10 @@ struct Runner {
   int64_t value_for(const Draft& d, const kvops_arg_info* a, int64_t size) {
     string name = a->name;
     if (holds_addresses(d.call.op, a) && size == 8) {
+      if (name == "kv_cache_ptrs")
+        return cache && !random.one_in(4)
+                   ? int64_t(reinterpret_cast<uintptr_t>(cache)) + cache_before
+                   : 0;
       if (name == "sizes") return d.wild_values && random.one_in(20) ? -1 : random.below(64);
       return int64_t(reinterpret_cast<uintptr_t>(name == "src_ptrs" ? from : to)) +
              random.below(kScratch - 64);
@@ -134,6 +165,7 @@ struct Runner {
   void allow_results(const Draft& d) {
     auto* op = d.call.op;
     if (!std::strcmp(op->name, "swap_blocks_batch")) arena.allow(to, kScratch);
+    if (cache) arena.allow(cache, cache_bytes);
     for (size_t i = 0; i < op->num_args; ++i) {
       auto* a = op->args[i];
       if (a->kind != KVOPS_ARG_TENSOR || !(a->flags & KVOPS_ARG_WRITTEN)) continue;

@@ -142,6 +142,11 @@ const std::string* Shapes::find(const std::string& key) const {
 
 bool Shapes::number(const std::string& expression, double* value) const {
   Lookup lookup = [this](const std::string& name, double* x) {
+    if (name.starts_with("bytes(")) {
+      auto* dtype = find(name.substr(6, name.size() - 7));
+      *x = dtype ? double(kvops_dtype_size(dtype_by_name(*dtype))) : 0;
+      return dtype != nullptr;
+    }
     auto* text = find(name);
     return text && *text != name && number(*text, x);
   };

@@ -36,6 +36,7 @@ struct Layout {
   std::vector<std::byte> args;  // the struct, shapes in place, data NULL
   std::vector<Tensor> tensors;
   int64_t traffic = 0;  // least bytes read and written by one call
+  int64_t behind = 0;   // bytes of the cache behind each address of an argument
   kvops_query_result query{};
   std::string error;  // why there is no such call; "" when there is
 };

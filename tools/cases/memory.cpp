@@ -167,6 +167,22 @@ std::string Memory::addresses(const Tensor& tensor, std::vector<int64_t>& values
   return problem;
 }
 
+// Caches that are reached by address. All sets share them: each touches other slots.
+std::string Memory::cache_addresses(std::vector<int64_t>& values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i == caches_.size()) {
+      auto& buffer = buffers_.emplace_back();
+      auto problem = buffer.allocate(device_, layout_->behind, false);
+      if (!problem.empty()) return problem;
+      if (kvops_fill(device_, nullptr, buffer.data(), 0, layout_->behind)) return error();
+      bytes_ += layout_->behind;
+      caches_.push_back(int64_t(reinterpret_cast<intptr_t>(buffer.data())));
+    }
+    values[i] = caches_[i];
+  }
+  return "";
+}
+
 std::string Memory::upload(void* data, const std::vector<std::byte>& pattern, int64_t bytes) {
   auto step = int64_t(pattern.size());
   if (bytes && !step) return error();
@@ -192,7 +208,7 @@ std::string Memory::fill_tensor(const Tensor& tensor, size_t set, void*& data) {
   auto values = indices(tensor, set);
   bool is_address = std::strstr(tensor.info->name, "_ptrs") != nullptr;
   if (is_address || std::strcmp(tensor.info->name, "sizes") == 0) {
-    problem = addresses(tensor, values);
+    problem = layout_->behind ? cache_addresses(values) : addresses(tensor, values);
     if (!problem.empty()) return problem;
   }
   if (dtype == KVOPS_I64) return upload(data, bytes_of(values), tensor.bytes);

@@ -46,6 +46,7 @@ class Memory {
   std::string upload(void* data, const std::vector<std::byte>& pattern, int64_t bytes);
   std::vector<int64_t> indices(const Tensor& tensor, size_t set);
   std::string addresses(const Tensor& tensor, std::vector<int64_t>& values);
+  std::string cache_addresses(std::vector<int64_t>& values);
   const std::vector<std::byte>& pattern(const Tensor& tensor);
 
   const Layout* layout_ = nullptr;
@@ -55,6 +56,7 @@ class Memory {
   std::vector<Buffer> buffers_;
   std::map<std::string, std::vector<std::byte>> patterns_;  // by dtype, or by argument
   std::map<int64_t, std::vector<int64_t>> orders_;  // by bound: a random order of [0, bound)
+  std::vector<int64_t> caches_;                     // addresses of what all sets share
   int64_t bytes_ = 0;
 };
 

@@ -110,6 +110,10 @@ void count_traffic(Layout& layout, const Lookup& lookup) {
   }
   auto copies = counter.number("copies"), size = counter.number("sizes");
   if (copies && size) layout.traffic += 2 * *copies * *size;
+  auto entry = counter.number("entry_stride*bytes(cache_dtype)");
+  auto entries = counter.number("numel(slot_mapping)");
+  if (entry && entries) layout.traffic += *entry * *entries;
+  layout.behind = counter.number("num_blocks*block_stride*bytes(cache_dtype)").value_or(0);
 }
 
 std::optional<int64_t> evaluate(const std::string& text, const Lookup& lookup) {

@@ -482,9 +482,9 @@ type ConcatAndCacheMlaRopeFusedArgs struct {
 // ConcatAndCacheMlaRopeFused runs kvops_concat_and_cache_mla_rope_fused.
 //
 // Rotates q_pe and k_pe of ALL rows in place, then stores [kv_c | rotated k_pe] of the rows that
-// have a slot, as concat_and_cache_mla does. The rotation is computed in T with cos and sin
-// converted to T: RN_T(RN_T(x*c) - RN_T(y*s)), three roundings (f32 may contract); not bit-equal to
-// rotary_embedding. A row whose position is outside [0, max_pos) is neither rotated nor stored.
+// have a slot, as concat_and_cache_mla does. Three roundings to T, also of cos and sin before, the
+// same bits everywhere: RN_T(RN_T(x*c) - RN_T(y*s)); NaN is the quiet one; rotary_embedding rounds
+// once. A row whose position is outside [0, max_pos) is neither rotated nor stored.
 func ConcatAndCacheMlaRopeFused(a *ConcatAndCacheMlaRopeFusedArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -1258,7 +1258,7 @@ type StaticScaledInt8QuantArgs struct {
 
 // StaticScaledInt8Quant runs kvops_static_scaled_int8_quant.
 //
-// out = clamp(x * RN(1 / scale) + azp, -128, 127), to nearest even; x is about scale * (out - azp).
+// out = RNE(clamp(RN(RN(x * RN(1 / scale)) + azp), -128, 127)), NaN -128; x ~ scale * (out - azp).
 func StaticScaledInt8Quant(a *StaticScaledInt8QuantArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -1278,9 +1278,9 @@ type DynamicScaledInt8QuantArgs struct {
 
 // DynamicScaledInt8Quant runs kvops_dynamic_scaled_int8_quant.
 //
-// Per row: scale = max|x| / 127; asymmetric: scale = (max - min) / 255, azp = -128 - min / scale to
-// nearest even; then as above. A row of zeros gives scale 1, azp 0 and zeros; an asymmetric row of
-// one other value c gives scale |c|, azp 0, out sign(c).
+// Per row, NaN aside: scale = max|x| / 127; asymmetric: scale = (max - min) / 255, azp = -128 - min
+// / scale to nearest even; then as above. scale >= 2^-126. A row of zeros gives scale 1, azp 0 and
+// zeros; an asymmetric row of one other value c gives scale |c|, azp 0, out sign(c).
 func DynamicScaledInt8Quant(a *DynamicScaledInt8QuantArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)

@@ -301,9 +301,9 @@ def concat_and_cache_mla_rope_fused(
 ) -> None:
     """
     Rotates q_pe and k_pe of ALL rows in place, then stores [kv_c | rotated k_pe] of the rows that
-    have a slot, as concat_and_cache_mla does. The rotation is computed in T with cos and sin
-    converted to T: RN_T(RN_T(x*c) - RN_T(y*s)), three roundings (f32 may contract); not bit-equal to
-    rotary_embedding. A row whose position is outside [0, max_pos) is neither rotated nor stored.
+    have a slot, as concat_and_cache_mla does. Three roundings to T, also of cos and sin before, the
+    same bits everywhere: RN_T(RN_T(x*c) - RN_T(y*s)); NaN is the quiet one; rotary_embedding rounds
+    once. A row whose position is outside [0, max_pos) is neither rotated nor stored.
     """
 
 def concat_and_cache_mla_grouped(
@@ -848,7 +848,7 @@ def static_scaled_int8_quant(
     out: Array,
     stream: StreamLike = None,
 ) -> None:
-    """out = clamp(x * RN(1 / scale) + azp, -128, 127), to nearest even; x is about scale * (out - azp)."""
+    """out = RNE(clamp(RN(RN(x * RN(1 / scale)) + azp), -128, 127)), NaN -128; x ~ scale * (out - azp)."""
 
 def dynamic_scaled_int8_quant(
     *,
@@ -859,7 +859,7 @@ def dynamic_scaled_int8_quant(
     stream: StreamLike = None,
 ) -> None:
     """
-    Per row: scale = max|x| / 127; asymmetric: scale = (max - min) / 255, azp = -128 - min / scale to
-    nearest even; then as above. A row of zeros gives scale 1, azp 0 and zeros; an asymmetric row of
-    one other value c gives scale |c|, azp 0, out sign(c).
+    Per row, NaN aside: scale = max|x| / 127; asymmetric: scale = (max - min) / 255, azp = -128 - min
+    / scale to nearest even; then as above. scale >= 2^-126. A row of zeros gives scale 1, azp 0 and
+    zeros; an asymmetric row of one other value c gives scale |c|, azp 0, out sign(c).
     """
