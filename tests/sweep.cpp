@@ -74,6 +74,7 @@ class Sweep {
     kvops_status status;
     std::string error;
     std::vector<std::vector<uint8_t>> written;  // by tensor
+    std::vector<uint64_t> args;
   };
   void make_values();
   std::vector<int64_t> strides(const Tensor& t, Lie lie);
@@ -206,7 +207,7 @@ std::string Sweep::stray(const Tensor& t, placed& p, Result* result) {
 }
 
 Sweep::Result Sweep::call(Lie lie, kvops_device device, bool alias) {
-  Result result = {KVOPS_INTERNAL, "", {}};
+  Result result = {KVOPS_INTERNAL, "", {}, {}};
   std::vector<placed> items(tensors_.size());
   std::vector<uint64_t> args(op_.args_size / 8);
   auto* base = reinterpret_cast<char*>(args.data());
@@ -235,7 +236,8 @@ Sweep::Result Sweep::call(Lie lie, kvops_device device, bool alias) {
     if (arg.kind == KVOPS_ARG_REAL) std::memcpy(base + arg.offset, &real, 8);
     if (arg.kind == KVOPS_ARG_INT) std::memcpy(base + arg.offset, &integer, 8);
   }
-  if (ready) {
+  void* workspace = nullptr;
+  if (ready && !place_workspace(&op_, base, device, stream, &workspace)) {
     result.status = kvops_call(op_.name, base);
     if (!result.status) result.status = kvops_stream_synchronize(device, stream);
   }
@@ -249,6 +251,8 @@ Sweep::Result Sweep::call(Lie lie, kvops_device device, bool alias) {
     if (result.error.empty()) result.error = error;
   }
   for (auto& item : items) place_release(&item);
+  if (workspace) kvops_free(device, workspace);
+  result.args = std::move(args);
   kvops_stream_destroy(device, stream);
   return result;
 }
@@ -264,7 +268,7 @@ std::string Sweep::compare(const Result& got, const Result& want, bool exact) {
     auto* x = got.written[i].data();
     auto* y = want.written[i].data();
     // Both sides may miss the exact f32 value by the tolerance.
-    kvops_arg_info info = *t.arg;
+    kvops_arg_info info = compared_in(&op_, t.arg, want.args.data());
     info.tolerance_f32 *= 2;
     auto c =
         exact ? compare_bits(t.dtype, x, y, n) : compare_elements(&info, t.dtype, x, y, n, row);
@@ -379,10 +383,7 @@ int main(int argc, char** argv) {
   }
   int32_t devices = 0;
   kvops_device_count(o.device.type, &devices);
-  if (!devices) {
-    std::printf("skipped: there is no such device\n");
-    return 77;
-  }
+  if (!devices) return std::printf("skipped: there is no such device\n"), 77;
   std::printf("seed %llu\n", (unsigned long long)o.seed);
   Totals totals;
   size_t num_ops = 0;

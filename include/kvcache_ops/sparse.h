@@ -54,7 +54,7 @@ kvops_cp_gather_indexer_k_quant_cache(const kvops_cp_gather_indexer_k_quant_cach
 
 // kvops_top_k_order
 enum {
-  KVOPS_TOP_K_UNORDERED = 0,  // any order, which may differ from call to call; the set does not
+  KVOPS_TOP_K_UNORDERED = 0,  // any order; the set is that of BY_INDEX
   KVOPS_TOP_K_BY_VALUE = 1,   // descending value, then descending position, which also wins ties
   KVOPS_TOP_K_BY_INDEX = 2    // ascending position; the lowest positions win ties
 };
@@ -70,10 +70,10 @@ typedef struct kvops_top_k_per_row_prefill_args {
 } kvops_top_k_per_row_prefill_args;
 
 // indices[r, :] = the positions of the k largest logits among columns [start, end), relative to
-// start; start and end are row_starts[r] and row_ends[r], clamped to [0, columns]. With len = end -
-// start <= k: 0, 1, .. len - 1 in this order, then -1. Always min(k, len) distinct positions.
-// Comparison is exact in all 32 bits; NaN of either sign ranks above +inf; -inf is a value like
-// others. Logits outside a row's range are not read.
+// start; start and end are row_starts[r] and row_ends[r], clamped to [0, columns]. Always min(k,
+// len) distinct positions, len = end - start or 0, then -1. len <= k: 0, 1, .. len - 1, in this
+// order unless it is BY_VALUE. Exact in all 32 bits: +0 ranks above -0, -inf is a value like
+// others, NaN of either sign are equal and above +inf. Logits outside a row's range are not read.
 KVOPS_API kvops_status kvops_top_k_per_row_prefill(const kvops_top_k_per_row_prefill_args* args);
 KVOPS_API kvops_status
 kvops_top_k_per_row_prefill_workspace(const kvops_top_k_per_row_prefill_args* args, int64_t* bytes);
@@ -108,7 +108,7 @@ typedef struct kvops_convert_vertical_slash_indexes_args {
   kvops_tensor column_index;      // [batch, heads, rows, verticals]  i32: single keys, ascending
   kvops_tensor faults;            // [1]                          i64, opt
   int64_t block_size_m;           // query rows per row block
-  int64_t block_size_n;           // keys per block, >= block_size_m
+  int64_t block_size_n;           // keys per block, block_size_m to 2^30
   int64_t causal;
 } kvops_convert_vertical_slash_indexes_args;
 
@@ -117,17 +117,17 @@ typedef struct kvops_convert_vertical_slash_indexes_args {
 // row i is key i + Lk - Lq - o (causal) or i + Lk - o. For row block r, q = r * M < Lq:
 //
 //   E = q + M + (causal ? Lk - Lq : Lk);  v, s = first vertical, first slash < E, or the last one
-//   s <= E:  hi = max(E - s, M), lo = hi - M;   else, or no s: lo = causal ? E : Lk, hi = lo + N
+//   s <= E:  hi = max(E - s, M), lo = hi - M;   else lo = causal ? E : Lk, hi = lo + N (no s: lo)
 //   repeat the first that applies:
-//     v < hi                              column v if v < lo;  v = next vertical, or E + N if none
+//     v < hi                              column v if v < lo;  v = next vertical, or none
 //     next slash s, causal or s >= q      e = max(E - s, M);  if e > hi + M: blocks, lo = e - M,
 //                                         hi = e;  else if e > hi: hi += M
-//     causal, or no vertical follows v    not causal and v < Lk: column v;  blocks;  stop
+//     causal, or no vertical follows v    not causal and a v: column v;  blocks;  stop
 //     else                                blocks;  lo = Lk, hi = Lk + N, and no range grows again
-//   blocks: lo, lo + N, ... below min(hi, Lk), if lo < Lk
+//   blocks: lo, lo + N, ... below min(hi, Lk), if lo >= 0
 //
-// Counts of row blocks past Lq are 0, index entries past the counts are left alone. Verticals
-// outside [0, Lk), and blocks that find no room, are skipped as faults. Empty lists are legal.
+// Counts of row blocks past Lq are 0, index entries past the counts stay. Verticals below 0 are
+// skipped, those from Lk on as faults. Lists may be empty; there is always room for the result.
 KVOPS_API kvops_status
 kvops_convert_vertical_slash_indexes(const kvops_convert_vertical_slash_indexes_args* args);
 

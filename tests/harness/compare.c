@@ -148,3 +148,16 @@ comparison compare_elements(const kvops_arg_info* info, kvops_dtype dtype, const
   }
   return c;
 }
+
+kvops_arg_info compared_in(const kvops_op_info* op, const kvops_arg_info* info, const void* args) {
+  kvops_arg_info result = *info;
+  size_t i;
+  for (i = 0; info->compare == KVOPS_COMPARE_SET && i < op->num_args; ++i) {
+    const kvops_arg_info* a = op->args[i];
+    int64_t value;
+    if (a->kind != KVOPS_ARG_INT || strncmp(a->shape, "unordered", 9)) continue;
+    memcpy(&value, (const char*)args + a->offset, sizeof value);
+    if (value) result.compare = KVOPS_COMPARE_EXACT;
+  }
+  return result;
+}

@@ -77,6 +77,44 @@ std::vector<int64_t> Fill::blocks(int64_t count, int64_t bound) {
   return all;
 }
 
+// Integers that are no indices of a row: where rows begin and end, how long lists are, some of them
+// out of range.
+bool Fill::bounds(const kvops_arg_info& arg, int64_t* low, int64_t* high) const {
+  static constexpr struct {
+    const char *name, *high;
+  } kBounds[] = {{"row_starts", "columns"},
+                 {"row_ends", "columns"},
+                 {"seq_lens", "columns"},
+                 {"q_seq_lens", "rows*block_size_m"},
+                 {"kv_seq_lens", "2*rows*block_size_m"},
+                 {"vertical_indexes", "2*rows*block_size_m"},
+                 {"slash_indexes", "2*rows*block_size_m"},
+                 {"vertical_indices_count", "verticals"},
+                 {"slash_indices_count", "slashes"}};
+  double most = 0;
+  for (auto& b : kBounds) {
+    if (std::strcmp(arg.name, b.name) || !shapes_.number(b.high, &most)) continue;
+    *low = bad_indices_ ? -2 : 0, *high = int64_t(most) + (bad_indices_ ? 5 : 0);
+    return true;
+  }
+  return false;
+}
+
+// Numbers in bounds; of a list of verticals or slashes in their order, but for one list in eight.
+std::vector<int64_t> Fill::sorted(const kvops_arg_info& arg, int64_t count, int64_t row) {
+  std::vector<int64_t> all(static_cast<size_t>(count));
+  int64_t low = 0, high = 0;
+  if (!bounds(arg, &low, &high)) return {};
+  for (auto& i : all) i = low + index(high - low + 1);
+  if (!std::strstr(arg.name, "_indexes")) return all;
+  for (auto list = all.begin(); list < all.end(); list += row) {
+    if (below(8) == 0) continue;
+    std::sort(list, list + row);
+    if (arg.name[0] == 's') std::reverse(list, list + row);
+  }
+  return all;
+}
+
 uint64_t Fill::number(kvops_dtype dtype) {
   static constexpr float kSpecial[] = {0.0f,    -0.0f,    INFINITY, -INFINITY, NAN,   1e-40f,
                                        -1e-45f, 65504.0f, 448.0f,   -57344.0f, 3e38f, 6e-8f};
@@ -106,6 +144,8 @@ std::vector<uint8_t> Fill::values(const kvops_arg_info& arg, kvops_dtype dtype,
     list = indices(count, int64_t(bound));
   } else if (is_index(arg, "blocks", &words) && shapes_.number(words[2], &bound)) {
     list = blocks(count, int64_t(bound));
+  } else if (dtype == KVOPS_I32) {
+    list = sorted(arg, count, shape.empty() ? 1 : shape.back());
   }
   bool integer = dtype >= KVOPS_U8, cache = (arg.flags & 3) == 3 && std::strstr(arg.name, "cache");
   // Cosines and sines: with larger numbers a product may overflow where the fused sum does not.

@@ -25,6 +25,8 @@ class Fill {
   int64_t index(int64_t bound);
   std::vector<int64_t> indices(int64_t count, int64_t bound);
   std::vector<int64_t> blocks(int64_t count, int64_t bound);
+  bool bounds(const kvops_arg_info& arg, int64_t* low, int64_t* high) const;
+  std::vector<int64_t> sorted(const kvops_arg_info& arg, int64_t count, int64_t row);
   uint64_t number(kvops_dtype dtype);
   uint64_t scale();
 

@@ -146,3 +146,21 @@ void place_scatter(const placed* p, unsigned char* image, const void* elements) 
   for (i = 0; i < p->count; ++i)
     memcpy(image + offset_of(p, i), (const char*)elements + i * p->size, (size_t)p->size);
 }
+
+kvops_status place_workspace(const kvops_op_info* op, void* args, kvops_device device, void* stream,
+                             void** memory) {
+  size_t i;
+  for (i = 0; i < op->num_args; ++i) {
+    kvops_tensor* tensor = (kvops_tensor*)(void*)((char*)args + op->args[i]->offset);
+    kvops_query_result q;
+    kvops_status status;
+    if (!(op->args[i]->flags & KVOPS_ARG_SIZED)) continue;
+    memset(&q, 0, sizeof q);
+    q.struct_size = sizeof q;
+    if (kvops_query(op->name, args, &q) || !q.bytes) continue;
+    status = kvops_malloc(device, q.bytes, memory);
+    if (status) return status;
+    *tensor = kvops_dense(*memory, device, stream, KVOPS_U8, 1, &q.bytes);
+  }
+  return KVOPS_OK;
+}

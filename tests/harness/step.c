@@ -276,7 +276,9 @@ static void describe(const placed* p, const void* got, const entry* e, int64_t i
 /* The results of one written tensor: info is NULL for memory that is no argument. */
 static int check_result(run* r, const placed* p, int arg, const void* got, results* kept) {
   static const kvops_arg_info exact = {"", 0, 0, 0, 0, "", "", KVOPS_COMPARE_EXACT, 0, 0};
-  const kvops_arg_info* info = arg < 0 ? &exact : r->s->op->args[arg];
+  const kvops_arg_info in_call =
+      arg < 0 ? exact : compared_in(r->s->op, r->s->op->args[arg], r->args);
+  const kvops_arg_info* info = &in_call;
   const char* name = arg < 0 ? p->name : info->name;
   const entry* e = find_entry(r->s, name, 1);
   int64_t row = p->tensor.rank ? p->tensor.shape[p->tensor.rank - 1] : 1;

@@ -122,6 +122,20 @@ const std::vector<std::byte>& Memory::pattern(const Tensor& tensor) {
   return bytes;
 }
 
+// Lists of keys, ascending, and of diagonals, descending and down to 0: evenly spread at random.
+std::vector<int64_t> Memory::sorted(const Tensor& tensor, int64_t count) {
+  const bool slashes = std::strcmp(tensor.info->name, "slash_indexes") == 0;
+  const int64_t row = std::max<int64_t>(1, tensor.shape.shape[tensor.shape.rank - 1]);
+  std::vector<int64_t> values(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = i % row, begin = at * tensor.bound / row;
+    const int64_t room = std::max<int64_t>(1, (at + 1) * tensor.bound / row - begin);
+    const int64_t value = begin + (at ? int64_t(random_() % uint64_t(room)) : 0);
+    values[size_t(slashes ? i - at + row - 1 - at : i)] = value;
+  }
+  return values;
+}
+
 // Set i takes the next entries of one random order, so that no two tokens share a slot or block
 // while there are enough of them.
 std::vector<int64_t> Memory::indices(const Tensor& tensor, size_t set) {
@@ -129,6 +143,8 @@ std::vector<int64_t> Memory::indices(const Tensor& tensor, size_t set) {
   std::vector<int64_t> values(size_t(count), 0);
   if (tensor.is_length) {
     std::fill(values.begin(), values.end(), tensor.bound - 1);
+  } else if (std::strstr(tensor.info->name, "_indexes")) {
+    values = sorted(tensor, count);
   } else if (std::strcmp(tensor.info->name, "block_mapping") == 0) {
     for (int side = 0; side < 2; ++side) {
       auto* name = side ? "dst" : "src";
@@ -202,7 +218,8 @@ std::string Memory::fill_tensor(const Tensor& tensor, size_t set, void*& data) {
   bytes_ += tensor.bytes;
   data = buffer.data();
   auto dtype = tensor.shape.dtype;
-  if (tensor.info->flags & (KVOPS_ARG_SIZED | KVOPS_ARG_COUNTER))
+  const bool counts = tensor.shape.dtype == KVOPS_I32 && tensor.info->flags & KVOPS_ARG_WRITTEN;
+  if (tensor.info->flags & (KVOPS_ARG_SIZED | KVOPS_ARG_COUNTER) || counts)
     return kvops_fill(device_, nullptr, data, 0, tensor.bytes) ? error() : "";
   if (dtype != KVOPS_I32 && dtype != KVOPS_I64) return upload(data, pattern(tensor), tensor.bytes);
   auto values = indices(tensor, set);

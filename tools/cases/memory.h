@@ -45,6 +45,7 @@ class Memory {
   std::string fill_tensor(const Tensor& tensor, size_t set, void*& data);
   std::string upload(void* data, const std::vector<std::byte>& pattern, int64_t bytes);
   std::vector<int64_t> indices(const Tensor& tensor, size_t set);
+  std::vector<int64_t> sorted(const Tensor& tensor, int64_t count);
   std::string addresses(const Tensor& tensor, std::vector<int64_t>& values);
   std::string cache_addresses(std::vector<int64_t>& values);
   const std::vector<std::byte>& pattern(const Tensor& tensor);

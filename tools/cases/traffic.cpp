@@ -83,6 +83,33 @@ struct Counter {
     return full > 0 ? double(live) / double(full) : 1;
   }
 
+  // Rows of logits, and lists of keys and diagonals: full, unless the line gives a seq_len. How
+  // many blocks and columns follow from the lists is not known; they do not count.
+  void bound_by_name(Tensor& t) const {
+    static constexpr struct {
+      const char *name, *rows;
+    } kNames[] = {{"row_ends", "columns"},
+                  {"seq_lens", "columns"},
+                  {"q_seq_lens", "rows*block_size_m"},
+                  {"kv_seq_lens", "rows*block_size_m"},
+                  {"vertical_indices_count", "verticals"},
+                  {"slash_indices_count", "slashes"},
+                  {"vertical_indexes", "rows*block_size_m"},
+                  {"slash_indexes", "rows*block_size_m"},
+                  {"block_offset", "rows*block_size_m"},
+                  {"column_index", "rows*block_size_m"}};
+    const std::string name = t.info->name;
+    for (auto& n : kNames) {
+      auto bound = number(n.rows);
+      if (name != n.name || t.bound || !bound) continue;
+      if (name[0] != 'q' && number("seq_len")) bound = number("seq_len");
+      t.is_length = !name.ends_with("_indexes");
+      t.bound = *bound + t.is_length;
+      if (name == "block_offset" || name == "column_index")
+        t.is_shared = true, t.read = t.written = 0;
+    }
+  }
+
   void count(Tensor& t) const {
     t.bytes = count_of(t.shape) * kvops_dtype_size(t.shape.dtype);
     double part = part_of(t);
@@ -97,6 +124,7 @@ struct Counter {
       if (rule.lengths == t.info->name) t.is_length = true;
     }
     if (t.is_length && number("seq_len")) t.bound = *number("seq_len") + 1;
+    bound_by_name(t);
   }
 };
 

@@ -714,7 +714,7 @@ pub struct kvops_convert_vertical_slash_indexes_args {
     pub faults: kvops_tensor,
     /// `query rows per row block`
     pub block_size_m: i64,
-    /// `keys per block, >= block_size_m`
+    /// `keys per block, block_size_m to 2^30`
     pub block_size_n: i64,
     pub causal: i64,
 }
@@ -1201,10 +1201,10 @@ extern "C" {
     pub fn kvops_cp_gather_indexer_k_quant_cache(args: *const kvops_cp_gather_indexer_k_quant_cache_args) -> kvops_status;
     /// ```text
     /// indices[r, :] = the positions of the k largest logits among columns [start, end), relative to
-    /// start; start and end are row_starts[r] and row_ends[r], clamped to [0, columns]. With len = end -
-    /// start <= k: 0, 1, .. len - 1 in this order, then -1. Always min(k, len) distinct positions.
-    /// Comparison is exact in all 32 bits; NaN of either sign ranks above +inf; -inf is a value like
-    /// others. Logits outside a row's range are not read.
+    /// start; start and end are row_starts[r] and row_ends[r], clamped to [0, columns]. Always min(k,
+    /// len) distinct positions, len = end - start or 0, then -1. len <= k: 0, 1, .. len - 1, in this
+    /// order unless it is BY_VALUE. Exact in all 32 bits: +0 ranks above -0, -inf is a value like
+    /// others, NaN of either sign are equal and above +inf. Logits outside a row's range are not read.
     /// ```
     pub fn kvops_top_k_per_row_prefill(args: *const kvops_top_k_per_row_prefill_args) -> kvops_status;
     pub fn kvops_top_k_per_row_prefill_workspace(args: *const kvops_top_k_per_row_prefill_args, bytes: *mut i64) -> kvops_status;
@@ -1220,17 +1220,17 @@ extern "C" {
     /// row i is key i + Lk - Lq - o (causal) or i + Lk - o. For row block r, q = r * M < Lq:
     ///
     ///   E = q + M + (causal ? Lk - Lq : Lk);  v, s = first vertical, first slash < E, or the last one
-    ///   s <= E:  hi = max(E - s, M), lo = hi - M;   else, or no s: lo = causal ? E : Lk, hi = lo + N
+    ///   s <= E:  hi = max(E - s, M), lo = hi - M;   else lo = causal ? E : Lk, hi = lo + N (no s: lo)
     ///   repeat the first that applies:
-    ///     v < hi                              column v if v < lo;  v = next vertical, or E + N if none
+    ///     v < hi                              column v if v < lo;  v = next vertical, or none
     ///     next slash s, causal or s >= q      e = max(E - s, M);  if e > hi + M: blocks, lo = e - M,
     ///                                         hi = e;  else if e > hi: hi += M
-    ///     causal, or no vertical follows v    not causal and v < Lk: column v;  blocks;  stop
+    ///     causal, or no vertical follows v    not causal and a v: column v;  blocks;  stop
     ///     else                                blocks;  lo = Lk, hi = Lk + N, and no range grows again
-    ///   blocks: lo, lo + N, ... below min(hi, Lk), if lo < Lk
+    ///   blocks: lo, lo + N, ... below min(hi, Lk), if lo >= 0
     ///
-    /// Counts of row blocks past Lq are 0, index entries past the counts are left alone. Verticals
-    /// outside [0, Lk), and blocks that find no room, are skipped as faults. Empty lists are legal.
+    /// Counts of row blocks past Lq are 0, index entries past the counts stay. Verticals below 0 are
+    /// skipped, those from Lk on as faults. Lists may be empty; there is always room for the result.
     /// ```
     pub fn kvops_convert_vertical_slash_indexes(args: *const kvops_convert_vertical_slash_indexes_args) -> kvops_status;
     /// ```text

@@ -1,0 +1,19 @@
+// top_k_per_row_prefill: rows with a start and an end of their own; the work is top_k_per_row's.
+#include "core/backend.h"
+#include "cpu/top_k_per_row.h"
+
+namespace kvops::cpu {
+
+kvops_status top_k_per_row_prefill(const kvops_top_k_per_row_prefill_args& a) {
+  TopK job = {view<const float, 2>(a.logits), view<int32_t, 2>(a.indices), a.workspace.data,
+              a.order};
+  job.starts = static_cast<const int32_t*>(a.row_starts.data);
+  job.ends = static_cast<const int32_t*>(a.row_ends.data);
+  return top_k_per_row(job);
+}
+
+int64_t top_k_per_row_prefill_bytes(const kvops_top_k_per_row_prefill_args& a) {
+  return TopKPlan(a.indices.shape[0], a.logits.shape[1], a.indices.shape[1]).bytes();
+}
+
+}  // namespace kvops::cpu
