@@ -1,10 +1,10 @@
 // Our own matrix products with packed weights, out = input . weight + bias: what onednn_mm and
 // onednn_scaled_mm run on where oneDNN is absent, lacks the type, or is not wanted.
 //
-// A weight [k, n] is packed once into gemm_packed_bytes() of memory aligned to 64. The packing may
-// depend on the machine, never on the number of rows, and is private to gemm*.cpp. gemm() sums in
-// f32 with one rounding at the end and uses parallel_for; bits depend neither on threads nor on the
-// other rows. gemm_i8() is exact and runs on the caller's thread.
+// A weight [k, n] is packed once into gemm_packed_bytes() of memory aligned to 64: the same bytes
+// on every machine. gemm() sums in f32 with one rounding at the end and uses parallel_for; bits
+// depend neither on threads nor on the other rows. gemm_i8() is exact and runs on the caller's
+// thread. Both need up to 768 KiB of memory on each thread, which it keeps; false: there was none.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -35,7 +35,7 @@ struct Gemm {
   void* out;             // m rows of n elements
   int64_t out_stride;
 };
-void gemm(const Gemm& g);
+bool gemm(const Gemm& g);
 
 // Panels of gemm_i8() begin at multiples of this many columns.
 inline constexpr int64_t kGemmColumns = 64;
@@ -51,6 +51,6 @@ struct GemmI8 {
   int32_t* sums;
   int64_t sums_stride;
 };
-void gemm_i8(const GemmI8& g);
+bool gemm_i8(const GemmI8& g);
 
 }  // namespace kvops::cpu
