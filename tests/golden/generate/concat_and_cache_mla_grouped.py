@@ -38,8 +38,7 @@ def case(name, source, cache, latent, rope, entries, scalars=None, scales=None, 
     scalars = dict(scalars or {}, cache_dtype=NUMBERS[cache], block_size=block,
                    block_stride=block_stride, entry_stride=entry_stride)
     if known:
-        old, new = faults(2 * layers)
-        inputs.update(old), expected.update(new)
+        expected.update(faults(2 * layers))
         scalars["num_blocks"] = blocks
     if scales:
         inputs["kv_scales"] = tensor("f32", np.array(scales))

@@ -48,18 +48,17 @@ def case(name, dtype, cache, neox, entries, latent=512, rope=64, heads=2, angles
         if valid[t] and 0 <= s < blocks * block:
             after[s // block, s % block] = written[t]
     bad = int((slot >= blocks * block).sum() + (positions >= MAX_POS).sum())
-    old_faults, new_faults = faults(bad)
     inputs = {"positions": tensor(index, positions), "q_pe": tensor(dtype, q),
               "k_pe": tensor(dtype, k), "kv_c": tensor(dtype, kv_c),
               "cos_sin_cache": tensor(angles, cos_sin), "kv_cache": Bits(cache, before),
-              "slot_mapping": Bits("i64", slot), **old_faults}
+              "slot_mapping": Bits("i64", slot)}
     if scale is not None:
         inputs["kv_scale"] = tensor("f32", np.array(scale))
     scalars = dict(scalars or {})
     if neox:
         scalars["is_neox"] = 1
     save_case(OP, name, inputs, {"q_pe": tensor(dtype, q_after), "k_pe": tensor(dtype, k_after),
-                                 "kv_cache": Bits(cache, after), **new_faults}, scalars)
+                                 "kv_cache": Bits(cache, after), **faults(bad)}, scalars)
 
 
 def plain(dtype, cache, scale=None):

@@ -37,7 +37,6 @@ def case(name, dtype, rule, encoding, d, q, rows, slots, spare=0):
         page[off * d:off * d + d] = codes[t]
         page[at + 4 * groups * off:at + 4 * groups * (off + 1)] = scale[t].view(np.uint8)
     shape = (blocks, block, -1)
-    before_faults, after_faults = faults(bad)
     scalars = {"quant_block_size": q}
     if rule:
         scalars["scale_rule"] = rule
@@ -45,8 +44,8 @@ def case(name, dtype, rule, encoding, d, q, rows, slots, spare=0):
         scalars["fp8_encoding"] = encoding
     save_case(OP, name, {"k": tensor(dtype, k.reshape(rows, d)),
                          "kv_cache": Bits("u8", cache.reshape(shape)),
-                         "slot_mapping": Bits("i64", slot), **before_faults},
-              {"kv_cache": Bits("u8", after.reshape(shape)), **after_faults}, scalars)
+                         "slot_mapping": Bits("i64", slot)},
+              {"kv_cache": Bits("u8", after.reshape(shape)), **faults(bad)}, scalars)
 
 
 case("deepseek", "bf16", 0, 0, 128, 128, 11, 11)
