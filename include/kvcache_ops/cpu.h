@@ -30,7 +30,7 @@ typedef struct kvops_cpu_attn_get_scheduler_metadata_args {
   kvops_tensor query_start_loc;     // [reqs + 1]   i32, ascending from 0
   kvops_tensor dynamic_causal;      // [reqs]       i32, opt: request r is causal iff != 0
   kvops_tensor scheduler_metadata;  // [bytes]      u8 or i8, 64-byte aligned; written
-  int64_t num_heads;
+  int64_t num_heads;  // <= 65536
   int64_t num_kv_heads;
   int64_t head_size;    // a multiple of 16, <= 576
   int64_t query_dtype;  // kvops_dtype: T
@@ -38,13 +38,14 @@ typedef struct kvops_cpu_attn_get_scheduler_metadata_args {
   int64_t causal;
   int64_t window_left;      // keys left of a token's own; -1: unlimited. Not 0 by default: set both
   int64_t window_right;     // keys right of it; causal makes it 0
-  int64_t enable_kv_split;  // 1: long one-token requests are cut and merged
+  int64_t enable_kv_split;  // 1: few queries over many keys are cut into ranges and merged
 } kvops_cpu_attn_get_scheduler_metadata_args;
 
-// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent,
-// read-only afterwards, valid for any number of threads, and independent of cache dtype and
-// strides. INVALID_ARGUMENT if query_start_loc decreases or a query is longer than its sequence;
-// reqs = 0 gives a valid empty plan.
+// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent (it
+// may be copied anywhere), read-only afterwards, valid for any number of threads, and independent
+// of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from 0, a length
+// is negative, or a request has more queries than its length, unless that is 0: then its rows are
+// written as zeros. reqs = 0 gives a valid empty plan.
 KVOPS_API kvops_status
 kvops_cpu_attn_get_scheduler_metadata(const kvops_cpu_attn_get_scheduler_metadata_args* args);
 
