@@ -41,11 +41,11 @@ typedef struct kvops_cpu_attn_get_scheduler_metadata_args {
   int64_t enable_kv_split;  // 1: few queries over many keys are cut into ranges and merged
 } kvops_cpu_attn_get_scheduler_metadata_args;
 
-// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent (it
-// may be copied anywhere), read-only afterwards, valid for any number of threads, and independent
-// of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from 0, a length
-// is negative, or a request has more queries than its length, unless that is 0: then its rows are
-// written as zeros. reqs = 0 gives a valid empty plan.
+// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent
+// (it may be copied anywhere), read-only afterwards, valid for any number of threads, and
+// independent of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from
+// 0, a length is negative, or a request has more queries than its length, unless that is 0: then
+// its rows are written as zeros. reqs = 0 gives a valid empty plan.
 KVOPS_API kvops_status
 kvops_cpu_attn_get_scheduler_metadata(const kvops_cpu_attn_get_scheduler_metadata_args* args);
 

@@ -1,6 +1,6 @@
-// Where an element stands in a cache of the cpu_attn_* operators: offsets in elements from the first
-// one of a (block, head), whose block * size elements are consecutive. include/kvcache_ops/cpu.h
-// has the formulas.
+// Where an element stands in a cache of the cpu_attn_* operators: offsets in elements from the
+// first one of a (block, head), whose block * size elements are consecutive. The formulas are those
+// of include/kvcache_ops/cpu.h.
 //
 //   VEC, VEC16  key    [size][block]                              a row is an element of all tokens
 //               value  [block][size]                              a row is a token

@@ -1,4 +1,4 @@
-// Making, checking and reading plans; see attn_plan.h. O(requests) to make, no memory but the plan's.
+// Making, checking and reading plans; see attn_plan.h. O(requests), no memory but the plan's.
 #include "cpu/attn_plan.h"
 
 #include <bit>

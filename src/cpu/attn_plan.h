@@ -4,13 +4,13 @@
 //   header   what the plan was made for, totals, a checksum of all that follows it
 //   records  one of 64 bytes per request, in the order of work: large units first, by powers of two
 //
-// A unit is (request, kv head, up to kRows of its query heads, a tile of its queries, a range of its
-// keys); all heads of a group share one pass over the keys. Units are not stored: unit(i) finds the
-// record by bisection and computes the rest.
+// A unit is (request, kv head, up to kRows of its query heads, a tile of its queries, a range of
+// its keys); all heads of a group share one pass over the keys. Units are not stored: unit(i) finds
+// the record by bisection and computes the rest.
 //
 // With KV split, a request of one tile has a partial result for each range of kv_ranges.h, added up
 // in their order. A unit that is a large part of all work is cut at its ranges: the partial results
-// stand in the workspace, and a join adds them. Otherwise the unit adds each as it ends; so the bits
+// stand in the workspace, and a join adds them. Otherwise the unit adds each as it ends: the bits
 // are those of a cut one. Nothing here depends on threads or on the cache's dtype and strides.
 #pragma once
 #include <cstddef>
@@ -103,8 +103,8 @@ void make_plan(const AttnShape& shape, int64_t isa, bool split, const AttnLength
 // A plan that was checked; the bytes must stay as they are.
 class Plan {
  public:
-  // INVALID_ARGUMENT unless the lengths are valid and `bytes` hold an undamaged plan of this version
-  // for them and for this shape.
+  // INVALID_ARGUMENT unless the lengths are valid and `bytes` hold an undamaged plan of this
+  // version for them and for this shape.
   kvops_status read(const char* op, const AttnShape& shape, const AttnLengths& lengths,
                     const kvops_tensor& bytes);
 

@@ -43,13 +43,13 @@ inline Scale scale_of(const kvops_tensor& t) {
 }
 
 // f<Source, Cache>() for a source dtype and that of a cache.
-template <class F>
+template <class Codes = Fp8s, class F>
 kvops_status dispatch_cache(const char* op, const char* argument, kvops_dtype source,
                             kvops_dtype cache, F&& f) {
   if (source == cache && source == KVOPS_F32) return f.template operator()<uint32_t, uint32_t>();
   if (source == cache) return f.template operator()<uint16_t, uint16_t>();
   return dispatch(op, argument, source, Floats{}, [&]<class S>() {
-    return dispatch(op, argument, cache, Fp8s{},
+    return dispatch(op, argument, cache, Codes{},
                     [&]<class C>() { return f.template operator()<S, C>(); });
   });
 }

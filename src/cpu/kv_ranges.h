@@ -1,6 +1,7 @@
-// How attention cuts the tokens that a query sees into ranges, each with a partial result of its own.
-// Partial results are added up in the order of the ranges. The cut depends on the number of tokens
-// alone, so that neither the rest of the batch nor threads nor the workspace can be seen in the bits.
+// How attention cuts the tokens that a query sees into ranges, each with a partial result of its
+// own. Partial results are added up in the order of the ranges. The cut depends on the number of
+// tokens alone, so that neither the rest of the batch nor threads nor the workspace can be seen in
+// the bits.
 #pragma once
 #include <algorithm>
 #include <cstdint>

@@ -11,7 +11,7 @@
 #define HWY_TARGET_INCLUDE "cpu/reshape_and_cache.cpp"
 #include <hwy/foreach_target.h>
 
-#include "cpu/cache_row-inl.h"
+#include "cpu/cache_tiles-inl.h"
 
 // Everything that is compiled once only.
 #include "cpu/isa.h"
@@ -22,25 +22,6 @@ HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
 namespace HWY_NAMESPACE {
 namespace {
-
-template <class C>
-inline constexpr int64_t kGroup = 16 / int64_t(sizeof(C));  // x, and the side of a tile
-
-constexpr int64_t kLongest = 64;  // tokens that are written together
-constexpr int64_t kChunk = 128;   // elements of a row that are quantised together
-
-// Part of n rows of one head, `stride` apart, for neighbouring positions of a block.
-template <class C>
-struct Rows {
-  const C* from;
-  int64_t stride, n, size;
-  const C* row(int64_t i) const { return from + i * stride; }
-};
-
-template <class C>
-HWY_INLINE void scatter(const C* from, C* to, int64_t n, int64_t stride) {
-  for (int64_t i = 0; i < n; ++i) to[i * stride] = from[i];
-}
 
 template <class C>
 void write_keys(const Rows<C>& r, C* to, const TensorView<C, 5>& cache) {
@@ -60,38 +41,6 @@ void write_keys(const Rows<C>& r, C* to, const TensorView<C, 5>& cache) {
     }
 }
 
-// Turns L rows of L elements: column j goes to to + j * stride. Each step is a perfect shuffle.
-template <class C>
-HWY_INLINE void turn_tile(const C* from, int64_t from_stride, C* to, int64_t to_stride) {
-  constexpr int64_t L = kGroup<C>;
-  const hn::FixedTag<C, L> d;
-  hn::Vec<decltype(d)> v[L], next[L];
-  for (int64_t i = 0; i < L; ++i) v[i] = hn::LoadU(d, from + i * from_stride);
-  for (int64_t step = 1; step < L; step *= 2) {
-    for (int64_t i = 0; i < L / 2; ++i) {
-      next[2 * i] = hn::InterleaveLower(d, v[i], v[i + L / 2]);
-      next[2 * i + 1] = hn::InterleaveUpper(d, v[i], v[i + L / 2]);
-    }
-    for (int64_t i = 0; i < L; ++i) v[i] = next[i];
-  }
-  for (int64_t i = 0; i < L; ++i) hn::StoreU(v[i], d, to + i * to_stride);
-}
-
-// Positions are neighbours: whole tiles are turned, what is left is scattered.
-template <class C>
-void write_across(const Rows<C>& r, C* to, int64_t element) {
-  constexpr int64_t L = kGroup<C>;
-  const int64_t whole = r.size - r.size % L;
-  int64_t i = 0;
-  for (; i + L <= r.n; i += L) {
-    for (int64_t d = 0; d < whole; d += L)
-      turn_tile(r.row(i) + d, r.stride, to + d * element + i, element);
-    for (int64_t j = i; j < i + L; ++j)
-      scatter(r.row(j) + whole, to + whole * element + j, r.size - whole, element);
-  }
-  for (; i < r.n; ++i) scatter(r.row(i), to + i, r.size, element);
-}
-
 template <class C>
 void write_values(const Rows<C>& r, C* to, const TensorView<C, 4>& cache) {
   const int64_t element = cache.stride[2], position = cache.stride[3];
@@ -101,25 +50,6 @@ void write_values(const Rows<C>& r, C* to, const TensorView<C, 4>& cache) {
       std::memcpy(to + i * position, r.row(i), size_t(r.size) * sizeof(C));
     else
       scatter(r.row(i), to + i * position, r.size, element);
-  }
-}
-
-// Calls put(rows, d) for the elements [d, d + rows.size) of n rows of one head: as they are, or
-// quantised in pieces.
-template <class S, class C, class F>
-HWY_INLINE void for_each_part(const S* from, int64_t stride, int64_t n, int64_t size, float scale,
-                              F&& put) {
-  using U = hwy::UnsignedFromSize<sizeof(C)>;
-  if constexpr (std::is_same_v<S, C>) {
-    put(Rows<U>{from, stride, n, size}, 0);
-  } else {
-    C part[kLongest * kChunk];
-    for (int64_t d = 0; d < size; d += kChunk) {
-      const int64_t count = HWY_MIN(kChunk, size - d);
-      for (int64_t i = 0; i < n; ++i)
-        write_row(from + i * stride + d, part + i * kChunk, count, scale);
-      put(Rows<U>{reinterpret_cast<const U*>(part), kChunk, n, count}, d);
-    }
   }
 }
 

@@ -71,6 +71,20 @@ kvops_status read(const Batch& b, Bytes& bytes, Plan& plan) {
   return plan.read(kOp, b.shape(), b.values(), bytes.tensor());
 }
 
+// seen[row * heads + head][key]: how often a unit reads it.
+void check_pairs(const Batch& b, const vector<vector<int>>& seen) {
+  for (int64_t r = 0; r < b.reqs(); ++r)
+    for (int32_t q = b.starts[size_t(r)]; q < b.starts[size_t(r) + 1]; ++q) {
+      const int64_t length = b.lengths[size_t(r)], p = length - b.starts[size_t(r) + 1] + q;
+      const bool causal = b.dynamic.empty() ? b.causal : b.dynamic[size_t(r)];
+      const int64_t right = causal ? 0 : b.right;
+      vector<int> want(static_cast<size_t>(length));
+      for (int64_t k = 0; k < length; ++k)
+        want[size_t(k)] = (b.left < 0 || k >= p - b.left) && (right < 0 || k <= p + right);
+      for (int64_t j = 0; j < b.heads; ++j) REQUIRE((seen[size_t(q * b.heads + j)] == want));
+    }
+}
+
 // Pairs (head, query row, key) that the units read, against those that exist; and that the partial
 // rows of cut units are taken once each, in the order in which the joins add them.
 void check_cover(const Batch& b) {
@@ -113,16 +127,7 @@ void check_cover(const Batch& b) {
   CHECK((finished == vector<int>(finished.size(), 1)));
   const int64_t keys = *std::max_element(b.lengths.begin(), b.lengths.end());
   CHECK(h.parts <= kvops::cpu::most_part_rows(b.starts.back() * b.heads, keys));
-  for (int64_t r = 0; r < b.reqs(); ++r)
-    for (int32_t q = b.starts[size_t(r)]; q < b.starts[size_t(r) + 1]; ++q) {
-      const int64_t length = b.lengths[size_t(r)], p = length - b.starts[size_t(r) + 1] + q;
-      const bool causal = b.dynamic.empty() ? b.causal : b.dynamic[size_t(r)];
-      const int64_t right = causal ? 0 : b.right;
-      vector<int> want(static_cast<size_t>(length));
-      for (int64_t k = 0; k < length; ++k)
-        want[size_t(k)] = (b.left < 0 || k >= p - b.left) && (right < 0 || k <= p + right);
-      for (int64_t j = 0; j < b.heads; ++j) REQUIRE((seen[size_t(q * b.heads + j)] == want));
-    }
+  check_pairs(b, seen);
 }
 
 }  // namespace
@@ -247,6 +252,31 @@ TEST_CASE("attn plan: its size depends on the number of requests only") {
   a.seq_lens.shape[0] = 1000, a.query_start_loc.shape[0] = 1001;
   CHECK_OK(kvops_cpu_attn_get_scheduler_metadata_size(&a, &more));
   CHECK(more == few + 999 * 64);
+}
+
+TEST_CASE("attn plan: the same bytes with any number of threads") {
+  Batch b;
+  b.add(1, 30000).add(7, 9).add(200, 400);
+  auto first = plan_of(b);
+  for (int threads : {1, 2, 64}) {
+    REQUIRE(!kvops_set_num_threads(threads));
+    auto bytes = plan_of(b);
+    CHECK(std::memcmp(first.data(), bytes.data(), size_t(bytes.size)) == 0);
+  }
+  kvops_set_num_threads(0);
+}
+
+TEST_CASE("attn plan: counts have 64 bits") {
+  Batch b;
+  b.heads = b.kv_heads = 65536;
+  b.add(1 << 30, 1 << 30).add((1 << 30) - 1, INT32_MAX);
+  auto bytes = plan_of(b);
+  Plan plan;
+  REQUIRE(read(b, bytes, plan) == KVOPS_OK);
+  const int64_t tiles = 2 * ((int64_t{1} << 30) / plan.unit(0).queries);
+  CHECK(plan.header().units == tiles * 65536);
+  const auto last = plan.unit(plan.header().units - 1);
+  CHECK((last.kv_head == 65535 && last.query >= 0 && last.queries > 0));
 }
 
 TEST_CASE("attn plan: a copy at any address is the plan") {

@@ -1037,7 +1037,7 @@ type CpuAttnGetSchedulerMetadataArgs struct {
 	QueryStartLoc     Tensor // [reqs + 1] i32, ascending from 0
 	DynamicCausal     Tensor // [reqs] i32, opt: request r is causal iff != 0
 	SchedulerMetadata Tensor // [bytes] u8 or i8, 64-byte aligned; written
-	NumHeads          int64
+	NumHeads          int64  // <= 65536
 	NumKvHeads        int64
 	HeadSize          int64 // a multiple of 16, <= 576
 	QueryDtype        int64 // kvops_dtype: T
@@ -1045,15 +1045,16 @@ type CpuAttnGetSchedulerMetadataArgs struct {
 	Causal            int64
 	WindowLeft        int64 // keys left of a token's own; -1: unlimited. Not 0 by default: set both
 	WindowRight       int64 // keys right of it; causal makes it 0
-	EnableKvSplit     int64 // 1: long one-token requests are cut and merged
+	EnableKvSplit     int64 // 1: few queries over many keys are cut into ranges and merged
 }
 
 // CpuAttnGetSchedulerMetadata runs kvops_cpu_attn_get_scheduler_metadata.
 //
-// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent,
-// read-only afterwards, valid for any number of threads, and independent of cache dtype and
-// strides. INVALID_ARGUMENT if query_start_loc decreases or a query is longer than its sequence;
-// reqs = 0 gives a valid empty plan.
+// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent (it
+// may be copied anywhere), read-only afterwards, valid for any number of threads, and independent
+// of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from 0, a length
+// is negative, or a request has more queries than its length, unless that is 0: then its rows are
+// written as zeros. reqs = 0 gives a valid empty plan.
 func CpuAttnGetSchedulerMetadata(a *CpuAttnGetSchedulerMetadataArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)

@@ -711,10 +711,11 @@ def cpu_attn_get_scheduler_metadata(
     stream: StreamLike = None,
 ) -> None:
     """
-    Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent,
-    read-only afterwards, valid for any number of threads, and independent of cache dtype and
-    strides. INVALID_ARGUMENT if query_start_loc decreases or a query is longer than its sequence;
-    reqs = 0 gives a valid empty plan.
+    Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent (it
+    may be copied anywhere), read-only afterwards, valid for any number of threads, and independent
+    of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from 0, a length
+    is negative, or a request has more queries than its length, unless that is 0: then its rows are
+    written as zeros. reqs = 0 gives a valid empty plan.
     """
 
 def cpu_attn_reshape_and_cache(

@@ -756,6 +756,7 @@ pub struct kvops_cpu_attn_get_scheduler_metadata_args {
     pub dynamic_causal: kvops_tensor,
     /// `[bytes] u8 or i8, 64-byte aligned; written`
     pub scheduler_metadata: kvops_tensor,
+    /// `<= 65536`
     pub num_heads: i64,
     pub num_kv_heads: i64,
     /// `a multiple of 16, <= 576`
@@ -769,7 +770,7 @@ pub struct kvops_cpu_attn_get_scheduler_metadata_args {
     pub window_left: i64,
     /// `keys right of it; causal makes it 0`
     pub window_right: i64,
-    /// `1: long one-token requests are cut and merged`
+    /// `1: few queries over many keys are cut into ranges and merged`
     pub enable_kv_split: i64,
 }
 crate::args!(kvops_cpu_attn_get_scheduler_metadata_args, 592);
@@ -1238,10 +1239,11 @@ extern "C" {
     /// ```
     pub fn kvops_convert_vertical_slash_indexes_mergehead(args: *const kvops_convert_vertical_slash_indexes_mergehead_args) -> kvops_status;
     /// ```text
-    /// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent,
-    /// read-only afterwards, valid for any number of threads, and independent of cache dtype and
-    /// strides. INVALID_ARGUMENT if query_start_loc decreases or a query is longer than its sequence;
-    /// reqs = 0 gives a valid empty plan.
+    /// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent (it
+    /// may be copied anywhere), read-only afterwards, valid for any number of threads, and independent
+    /// of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from 0, a length
+    /// is negative, or a request has more queries than its length, unless that is 0: then its rows are
+    /// written as zeros. reqs = 0 gives a valid empty plan.
     /// ```
     pub fn kvops_cpu_attn_get_scheduler_metadata(args: *const kvops_cpu_attn_get_scheduler_metadata_args) -> kvops_status;
     pub fn kvops_cpu_attn_get_scheduler_metadata_size(args: *const kvops_cpu_attn_get_scheduler_metadata_args, bytes: *mut i64) -> kvops_status;
