@@ -33,11 +33,43 @@ using Lanes = hn::ScalableTag<float>;
 // Heads whose pairs are turned by the same registers: 16 of 64 elements stay in L1.
 constexpr int64_t kHeads = 16;
 
+// v rounded to T, as floats, where a NaN comes from elements of T or is the quiet one: the lower
+// half of such a one is 0, and rounding it to bf16 like a number leaves it as it is.
+template <class T>
+HWY_INLINE hn::Vec<Lanes> rounded(hn::Vec<Lanes> v) {
+  const Lanes d;
+  const Bits32<Lanes> du;
+  if constexpr (!std::is_same_v<T, bf16>) return round_to<T>(d, v);
+  const auto u = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1));
+  const auto sum = hn::Add(hn::Add(u, hn::Set(du, 0x7FFF)), odd);
+  return hn::BitCast(d, hn::And(sum, hn::Set(du, 0xFFFF0000)));
+}
+
 template <class T>
 HWY_INLINE hn::Vec<Lanes> sum_of(hn::Vec<Lanes> p, hn::Vec<Lanes> q) {
   const Lanes d;
-  const auto sum = hn::Add(round_to<T>(d, p), round_to<T>(d, q));
-  return hn::IfThenElse(hn::IsNaN(sum), hn::BitCast(d, hn::Set(Bits32<Lanes>(), kQuietNan)), sum);
+  const auto sum = hn::Add(rounded<T>(p), rounded<T>(q));
+  const auto quiet = hn::BitCast(d, hn::Set(Bits32<Lanes>(), kQuietNan));
+  return rounded<T>(hn::IfThenElse(hn::IsNaN(sum), quiet, sum));
+}
+
+// Full vectors that are rounded already.
+template <bool neox, class T>
+HWY_INLINE void store_rotated(hn::Vec<Lanes> a, hn::Vec<Lanes> b, T* v, int64_t half, int64_t j) {
+  const Lanes d;
+  const Bits32<Lanes> du;
+  if constexpr (std::is_same_v<T, bf16>) {
+    const auto x = hn::ShiftRight<16>(hn::BitCast(du, a)), y = hn::BitCast(du, b);
+    if constexpr (!neox) return store_raw(du, hn::Or(x, y), v + 2 * j);
+    store_raw(Storage<T, Lanes>(), narrow_code<T>(d, x), v + j);
+    store_raw(Storage<T, Lanes>(), narrow_code<T>(d, hn::ShiftRight<16>(y)), v + half + j);
+  } else if constexpr (neox) {
+    store(d, a, v + j);
+    store(d, b, v + half + j);
+  } else {
+    store_pairs(d, a, b, v + 2 * j);
+  }
 }
 
 // Pairs j to j + m of `heads` heads from v on. row: cosines, then sines.
@@ -58,11 +90,13 @@ HWY_INLINE void rotate_lanes(T* v, int64_t heads, int64_t stride, const C* row, 
     }
     const auto a = sum_of<T>(hn::Mul(x, c), hn::Neg(hn::Mul(y, s)));
     const auto b = sum_of<T>(hn::Mul(y, c), hn::Mul(x, s));
-    if constexpr (neox) {
-      full ? store(d, a, v + j) : store_n(d, a, v + j, m);
-      full ? store(d, b, v + half + j) : store_n(d, b, v + half + j, m);
+    if (full) {
+      store_rotated<neox>(a, b, v, half, j);
+    } else if constexpr (neox) {
+      store_n(d, a, v + j, m);
+      store_n(d, b, v + half + j, m);
     } else {
-      full ? store_pairs(d, a, b, v + 2 * j) : store_pairs_n(d, a, b, v + 2 * j, m);
+      store_pairs_n(d, a, b, v + 2 * j, m);
     }
   }
 }

@@ -26,19 +26,30 @@ struct Queries {
   TensorView<T, 3> out;
 };
 
+// A row of all tokens and heads, and the one after it.
+struct Row {
+  int64_t t, h;
+  void step(int64_t heads) {
+    if (++h == heads) ++t, h = 0;
+  }
+};
+
+// How many rows before its turn a row is asked for: 4 KiB of DeepSeek's.
+constexpr int64_t kAhead = 4;
+
 // Rows [begin, end) of tokens * heads.
 template <bool stream, class T>
 void copy_rows(const Queries<T>& q, int64_t begin, int64_t end) {
   const int64_t heads = q.out.shape[1], nope = q.nope.shape[2], rope = q.rope.shape[2];
-  int64_t t = begin / heads, h = begin % heads;
-  for (int64_t r = begin; r < end; ++r) {
-    const bool last_head = h + 1 == heads, last = r + 1 == end;
-    const int64_t next_t = t + (last_head && !last), next_h = last ? h : last_head ? 0 : h + 1;
-    T* out = q.out.at(t, h);
-    copy_row<stream>(q.nope.at(t, h), out, nope * int64_t(sizeof(T)), q.nope.at(next_t, next_h));
-    copy_row<stream>(q.rope.at(t, h), out + nope, rope * int64_t(sizeof(T)),
-                     q.rope.at(next_t, next_h));
-    t = next_t, h = next_h;
+  Row row = {begin / heads, begin % heads}, next = row;
+  for (int64_t r = begin; r < begin + kAhead && r + 1 < end; ++r) next.step(heads);
+  for (int64_t r = begin; r < end; ++r, row.step(heads)) {
+    T* out = q.out.at(row.t, row.h);
+    copy_row<stream>(q.nope.at(row.t, row.h), out, nope * int64_t(sizeof(T)),
+                     q.nope.at(next.t, next.h));
+    copy_row<stream>(q.rope.at(row.t, row.h), out + nope, rope * int64_t(sizeof(T)),
+                     q.rope.at(next.t, next.h));
+    if (r + kAhead + 1 < end) next.step(heads);
   }
   if constexpr (stream) finish_streams();
 }

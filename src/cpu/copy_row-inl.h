@@ -15,8 +15,8 @@ namespace kvops::cpu {
 namespace HWY_NAMESPACE {
 
 // n bytes, which do not overlap; none may have no address. stream: past the caches, for which `to`
-// is aligned to 64 bytes, and finish_streams() must follow. next: bytes that are read after these,
-// which are on their way while these are written.
+// is aligned to 64 bytes, and finish_streams() must follow. next: bytes that are wanted soon, which
+// are asked for while these are copied.
 template <bool stream>
 HWY_INLINE void copy_row(const void* from, void* to, int64_t n, const void* next) {
   const hn::ScalableTag<uint8_t> d;

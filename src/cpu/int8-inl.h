@@ -28,7 +28,7 @@ HWY_INLINE hn::Vec<Bits32<Lanes>> int8_codes(hn::Vec<Lanes> x, Int8Scale scale) 
   const Bits32<Lanes> du;
   const auto least = hn::Set(d, -128.0f);
   auto v = hn::Add(hn::Mul(x, hn::Set(d, scale.inverse)), hn::Set(d, scale.azp));
-  v = hn::Min(hn::IfThenElse(hn::Gt(v, least), v, least), hn::Set(d, 127.0f));
+  v = hn::Min(hn::Max(v, least), hn::Set(d, 127.0f));  // Max gives what is no NaN
   // A sum with 1.5 * 2^23 is rounded to an integer, whose two's complement is in the lowest bits.
   return hn::And(hn::BitCast(du, hn::Add(v, hn::Set(d, 0x1.8p23f))), hn::Set(du, 0xFF));
 }

@@ -2,6 +2,10 @@
 //
 //   plain         [latent | rope], copied or quantised with one scale
 //   FP8_DS_MLA    512 e4m3 | 4 f32 scales, one per 128 elements | 64 16-bit rope elements
+//
+// And the groups of elements with a scale of their own, which the indexer's cache has, too.
+#include <limits>
+
 #include "cpu/cache_row-inl.h"
 
 #if defined(KVOPS_CPU_MLA_ENTRY_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -19,17 +23,89 @@ namespace HWY_NAMESPACE {
 
 inline constexpr int64_t kLatent = 512, kRope = 64;  // of the packed records
 
-// The largest magnitude of n elements; NaN does not count.
+// The largest magnitude of n elements; NaN does not count. 16-bit ones are compared as integers.
 template <class S>
 HWY_INLINE float row_amax(const S* x, int64_t n) {
-  const hn::ScalableTag<float> d;
+  using Bits = std::conditional_t<sizeof(S) == 2, int16_t, int32_t>;
+  constexpr Bits kInf = Bits(sizeof(S) == 4            ? 0x7F800000
+                             : std::is_same_v<S, bf16> ? 0x7F80
+                                                       : 0x7C00);
+  const hn::ScalableTag<Bits> d;
+  const hn::ScalableTag<int32_t> d32;
   const auto lanes = int64_t(hn::Lanes(d));
   auto most = hn::Zero(d);
   for (int64_t i = 0; i < n; i += lanes) {
-    const auto y = hn::Abs(i + lanes <= n ? load(d, x + i) : load_n(d, x + i, size_t(n - i)));
-    most = hn::IfThenElse(hn::Gt(y, most), y, most);
+    const auto raw = i + lanes <= n ? load_raw(d, x + i) : load_raw_n(d, x + i, size_t(n - i));
+    const auto m = hn::And(raw, hn::Set(d, std::numeric_limits<Bits>::max()));
+    most = hn::Max(most, hn::IfThenZeroElse(hn::Gt(m, hn::Set(d, kInf)), m));
   }
-  return hn::GetLane(hn::MaxOfLanes(d, most));
+  auto all = hn::BitCast(d32, most);
+  if constexpr (sizeof(S) == 2)
+    all = hn::Max(hn::And(all, hn::Set(d32, 0xFFFF)), hn::ShiftRight<16>(all));
+  const auto bits = uint32_t(hn::GetLane(hn::MaxOfLanes(d32, all)));
+  if constexpr (sizeof(S) == 2)
+    return to_float(S{uint16_t(bits)});
+  else
+    return bits_float(bits);
+}
+
+#if HWY_TARGET <= HWY_AVX2
+// Magnitudes as f16, rounded up.
+template <class D>
+HWY_INLINE hn::Vec<Storage<f16, D>> f16_above(D, hn::Vec<D> v) {
+  if constexpr (hn::MaxLanes(D()) == 16)
+    return {_mm512_cvtps_ph(v.raw, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)};
+  else
+    return {_mm256_cvtps_ph(v.raw, _MM_FROUND_TO_POS_INF)};
+}
+
+// Codes of as many of n elements as fill vectors; their number. scale is a power of two, and no
+// element is larger than the largest code times scale.
+//
+// The quotient is exact. Times 2^(bias - 15) it has the exponent field of its code as an f16, even
+// where both are subnormal; rounded up to f16 it stays on its side of the middle between two codes,
+// since only below the smallest code has an f16 fewer bits than a bf16.
+template <class F8>
+HWY_INLINE int64_t write_pow2(const bf16* x, F8* to, int64_t n, float scale) {
+  using F = Fp8Traits<F8>;
+  const hn::ScalableTag<float> d;
+  const hn::Repartition<uint16_t, decltype(d)> d16;
+  const hn::RebindToSigned<decltype(d16)> di16;
+  const auto lanes = int64_t(hn::Lanes(d));
+  const auto factor = hn::Set(d, 1.0f / float(1 << (15 - F::kBias)) / scale);
+  int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    const auto low = f16_above(d, hn::Abs(hn::Mul(load(d, x + i), factor)));
+    const auto high = f16_above(d, hn::Abs(hn::Mul(load(d, x + i + lanes), factor)));
+    const auto h = hn::Combine(d16, high, low);
+    const auto m = hn::Min(h, hn::Set(d16, uint16_t(F::kMax << 7)));
+    const auto odd = hn::And(hn::ShiftRight<7>(m), hn::Set(d16, uint16_t{1}));
+    auto code = hn::ShiftRight<7>(hn::Add(hn::Add(m, hn::Set(d16, uint16_t{0x3F})), odd));
+    const auto sign =
+        hn::And(hn::ShiftRight<8>(load_raw(d16, x + i)), hn::Set(d16, uint16_t{0x80}));
+    if constexpr (F::kFnuz)
+      code = hn::IfThenZeroElse(hn::Eq(code, hn::Zero(d16)), hn::Or(code, sign));
+    else
+      code = hn::Or(code, sign);
+    const auto nan = hn::Gt(hn::BitCast(di16, h), hn::Set(di16, int16_t{0x7C00}));
+    code = hn::IfThenElse(hn::RebindMask(d16, nan), hn::Set(d16, uint16_t{F::kNan}), code);
+    const hn::Rebind<uint8_t, decltype(d16)> d8;
+    store_raw(d8, hn::DemoteTo(d8, hn::BitCast(di16, code)), to + i);
+  }
+  return i;
+}
+#endif
+
+// n elements over their scale, as codes; pow2: the scale is the power of two that fits them.
+template <class S, class F8>
+HWY_INLINE void write_group(const S* x, F8* to, int64_t n, float scale,
+                            [[maybe_unused]] bool pow2) {
+  int64_t done = 0;
+#if HWY_TARGET <= HWY_AVX2
+  if constexpr (std::is_same_v<S, bf16>)
+    if (pow2) done = write_pow2(x, to, n, scale);
+#endif
+  if (done < n) write_row(x + done, to + done, n - done, scale);
 }
 
 template <class S, class C>
@@ -51,13 +127,14 @@ struct Fp8DsEntry {
   bool pow2;
 
   HWY_INLINE void operator()(const S* kv_c, const S* k_pe, uint8_t* entry, float) const {
-    constexpr int64_t kTile = 128;
-    for (int64_t k = 0; k < kLatent / kTile; ++k) {
-      const S* tile = kv_c + k * kTile;
-      const float scale = ds_mla_scale(row_amax(tile, kTile), Fp8Traits<F8>::kFnuz, pow2);
-      write_row(tile, reinterpret_cast<F8*>(entry) + k * kTile, kTile, scale);
-      hwy::CopyBytes<4>(&scale, entry + kLatent + 4 * k);
-    }
+    constexpr int64_t kTiles = 4, kTile = kLatent / kTiles;
+    float scales[kTiles];
+    for (int64_t k = 0; k < kTiles; ++k)
+      scales[k] = ds_mla_scale(row_amax(kv_c + k * kTile, kTile), Fp8Traits<F8>::kFnuz, pow2);
+    for (int64_t k = 0; k < kTiles; ++k)
+      write_group(kv_c + k * kTile, reinterpret_cast<F8*>(entry) + k * kTile, kTile, scales[k],
+                  pow2);
+    hwy::CopyBytes<sizeof scales>(scales, entry + kLatent);
     hwy::CopyBytes<kRope * sizeof(S)>(k_pe, entry + 528);
   }
 };

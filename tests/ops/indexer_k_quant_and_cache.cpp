@@ -90,6 +90,38 @@ TEMPLATE_TEST_CASE("indexer keys: every byte, for any group, rule, encoding and 
   });
 }
 
+// A group's first element is its largest; the others are all smaller bf16, of either sign.
+TEST_CASE("indexer keys: every bf16 below the largest of its group", "[indexer]") {
+  constexpr int64_t kSize = 128;
+  for (float most : {1.75f, 1.0f, 448.0f, 3e38f, 0x1p-10f, 2e-5f})
+    for (int64_t encoding : {KVOPS_FP8_OCP, KVOPS_FP8_FNUZ}) {
+      const uint16_t top = from_float<bf16>(most).bits;
+      const int64_t rows = 2 * top / (kSize - 1) + 1;
+      auto k = Matrix<bf16>(rows, kSize);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < kSize; ++i) {
+          const int64_t n = std::min<int64_t>(r * (kSize - 1) + i - 1, 2 * top - 1);
+          k.row(r)[i] = {i ? uint16_t(n / 2 | (n % 2 ? 0x8000 : 0)) : top};
+        }
+      vector<int64_t> slot;
+      for (int64_t r = 0; r < rows; ++r) slot.push_back(r);
+      vector<uint8_t> cache(size_t(rows * 132));
+      auto a = args_of(k, slot, {kSize, kSize, KVOPS_SCALE_POW2, encoding});
+      a.kv_cache = tensor(cache, KVOPS_U8, {rows, 1, 132});
+      on_every_isa([&] {
+        CHECK_OK(kvops_indexer_k_quant_and_cache(&a));
+        bool right = true;
+        for (int64_t r = 0; r < rows; ++r) {
+          float scale = 0;
+          auto want = group_of(k.row(r), kSize, KVOPS_SCALE_POW2, encoding != 0, &scale);
+          right &= std::equal(want.begin(), want.end(), cache.begin() + r * 132) &&
+                   !std::memcmp(&cache[size_t(r * 132 + 128)], &scale, 4);
+        }
+        CHECK(right);
+      });
+    }
+}
+
 TEST_CASE("indexer keys: codes and scales of a slot lie where the layout says", "[indexer]") {
   struct {
     int64_t block, slot, code, scale;
