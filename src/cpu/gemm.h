@@ -4,7 +4,7 @@
 // A weight [k, n] is packed once into gemm_packed_bytes() of memory aligned to 64: the same bytes
 // on every machine. gemm() sums in f32 with one rounding at the end and uses parallel_for; bits
 // depend neither on threads nor on the other rows. gemm_i8() is exact and runs on the caller's
-// thread. Both need up to 768 KiB of memory on each thread, which it keeps; false: there was none.
+// thread. Both need up to 1 MiB of memory on each thread, which it keeps; false: there was none.
 #pragma once
 #include <cstddef>
 #include <cstdint>

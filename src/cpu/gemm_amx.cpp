@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kRows = 32;
 // Long blocks: rows are copied faster in long pieces, and sums go through memory less often.
-constexpr int64_t kSteps = 512, kPitch = gemm_pitch(kSteps);
+constexpr int64_t kSteps = 1024, kPitch = gemm_pitch(kSteps);
 constexpr int64_t kTileRow = 64, kSumsRow = kGemmPanel * 4;  // bytes
 
 #define KVOPS_TILES __attribute__((target("amx-tile,amx-bf16,amx-int8")))

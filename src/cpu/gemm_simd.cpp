@@ -299,8 +299,13 @@ void gemm_finish(kvops_dtype dtype, const GemmResult& r) {
   if (dtype == KVOPS_F32) return finish<float>(r);
   if (dtype == KVOPS_F16) return finish<f16>(r);
   if (dtype == KVOPS_BF16) return finish<bf16>(r);
-  for (int64_t i = 0; i < r.rows; ++i)
-    std::memcpy(r.out + i * r.stride, r.tile + i * kGemmPanel * 4, size_t(r.cols) * 4);
+  for (int64_t i = 0; i < r.rows; ++i) {
+    const char* sums = r.tile + i * kGemmPanel * 4;
+    if (r.cols == kGemmPanel)  // a size that the compiler knows
+      std::memcpy(r.out + i * r.stride, sums, kGemmPanel * 4);
+    else
+      std::memcpy(r.out + i * r.stride, sums, size_t(r.cols) * 4);
+  }
 }
 
 }  // namespace HWY_NAMESPACE
