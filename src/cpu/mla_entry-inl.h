@@ -115,8 +115,8 @@ struct PlainEntry {
   int64_t latent, rope;
 
   HWY_INLINE void operator()(const S* kv_c, const S* k_pe, C* entry, float scale) const {
-    write_row(kv_c, entry, latent, scale);
-    write_row(k_pe, entry + latent, rope, scale);
+    if (latent) write_row(kv_c, entry, latent, scale);  // no elements may have no address
+    if (rope) write_row(k_pe, entry + latent, rope, scale);
   }
 };
 
