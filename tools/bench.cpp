@@ -1,6 +1,7 @@
 // `kvops bench`: median time of a call, GB/s of the bytes that it must move, and the ratio to a
 // copy of as many bytes. Calls and copies alternate in one run, so that both see the same machine,
-// and each works through memory that together exceeds the last-level cache. On a GPU a sample is a
+// and each works through memory that together exceeds the last-level cache, or (--resident) each
+// finds its data where it left it. On a GPU a sample is a
 // batch of calls between two synchronisations; host time is then part of short calls.
 #include <sched.h>
 
@@ -100,11 +101,13 @@ class Bench {
     int64_t own = 1;
     for (auto& t : layout.tensors) own += t.is_shared ? 0 : t.bytes;
     sets = std::min({sets, std::max<int64_t>(2, info_.memory_bytes / 8 / own), kMaxSets});
+    if (options_.resident) sets = 1;
+    span = std::min(span, kMaxSets * m.bytes);
     cases::Memory memory;
     auto problem = memory.fill(layout, device_, int(sets));
     Copies copies;
     if (problem.empty())
-      problem = copies.prepare(device_, m.bytes, std::min(span, kMaxSets * m.bytes), threads_);
+      problem = copies.prepare(device_, m.bytes, options_.resident ? 0 : span, threads_);
     if (!problem.empty()) return problem;
     m.memory = memory.bytes();
     return run(op, memory, copies, m);

@@ -26,7 +26,8 @@ struct BenchOptions {
   int64_t threads = 0;  // 0: all that the process may use
   double seconds = 1;   // per call measured
   bool json = false;
-  bool list = false;  // only says what would be measured
+  bool resident = false;  // the same memory for every call and every copy
+  bool list = false;      // only says what would be measured
 };
 int bench(const BenchOptions& options);
 

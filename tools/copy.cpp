@@ -85,7 +85,7 @@ std::string Copies::prepare(kvops_device device, int64_t bytes, int64_t span, in
   device_ = device;
   size_ = std::max<int64_t>(bytes / 2, 64);
   auto step = (size_ + 255) / 256 * 256;
-  places_ = std::max<int64_t>(2, span / (2 * step));
+  places_ = span ? std::max<int64_t>(2, span / (2 * step)) : 1;
   for (auto* buffer : {&src_, &dst_}) {
     auto problem = buffer->allocate(device, step * places_, false);
     if (!problem.empty()) return problem;

@@ -35,7 +35,8 @@ class Team {
 
 class Copies {
  public:
-  // Copies of bytes / 2, reading and writing bytes in all; "" or what went wrong.
+  // Copies of bytes / 2, which read and write bytes in all: through `span` bytes
+  // of memory, or (0) in the same place over and over. "" or what went wrong.
   std::string prepare(kvops_device device, int64_t bytes, int64_t span, int threads);
   size_t kinds() const { return kinds_.size(); }
   const char* name(size_t kind) const { return kinds_[kind].name; }

@@ -80,6 +80,8 @@ int run(int argc, char** argv) {
   bench_command->add_option("--device", b.device, "cpu, cuda, cuda:1, hip")->check(device);
   bench_command->add_option("--threads", b.threads, "of the CPU (default: all)");
   bench_command->add_option("--seconds", b.seconds, "per call measured (default: 1)");
+  bench_command->add_flag("--resident", b.resident,
+                          "every call and copy on the same memory, which a cache may hold");
   bench_command->add_flag("--list", b.list, "only lists the calls and their bytes");
   bench_command->add_flag("--json", b.json, "machine-readable");
   bench_command->add_option("--data", b.data, data_help);

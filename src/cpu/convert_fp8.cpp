@@ -1,7 +1,8 @@
 // convert_fp8: dst = fp8(src / scale), or dst = RN_T(decode(src) * scale), element by element.
 //
 // Dimensions are taken in the order of dst's strides and merged where both tensors allow it: dense
-// tensors of any permutation are one run. Threads share the elements.
+// tensors of any permutation are one run. Threads share the elements. With AVX-512 a result of 16
+// bits is looked up: the 128 magnitudes of an encoding are four registers.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/convert_fp8.cpp"
 #include <hwy/foreach_target.h>
@@ -36,6 +37,50 @@ void convert_run(const S* from, T* to, int64_t n, float scale) {
   store_n(d, scaled(d, load_n(d, from + i, rest), scale, T{}), to + i, rest);
 }
 
+#if HWY_TARGET <= HWY_AVX3
+// Results for the magnitudes of an fp8 encoding; the other sign gives the other sign.
+template <class S, class T>
+struct Table {
+  hn::ScalableTag<uint16_t> d;
+  hn::Vec<decltype(d)> part[4];
+
+  explicit Table(float scale) {
+    alignas(64) T value[128];
+    for (int i = 0; i < 128; ++i) value[i] = from_float<T>(to_float(S{uint8_t(i)}) * scale);
+    for (size_t i = 0; i < 4; ++i) part[i] = load_raw(d, value + 32 * i);
+  }
+
+  HWY_INLINE hn::Vec<decltype(d)> operator()(hn::Vec<decltype(d)> code) const {
+    const auto low =
+        hn::Vec<decltype(d)>{_mm512_permutex2var_epi16(part[0].raw, code.raw, part[1].raw)};
+    const auto high =
+        hn::Vec<decltype(d)>{_mm512_permutex2var_epi16(part[2].raw, code.raw, part[3].raw)};
+    const auto magnitude = hn::IfThenElse(hn::TestBit(code, hn::Set(d, 0x40)), high, low);
+    // What is NaN keeps its sign: it comes from codes without one, or from 0 times infinity.
+    const auto past = uint16_t(from_float<T>(std::bit_cast<float>(kInfinity)).bits + 1);
+    const auto number = hn::Lt(magnitude, hn::Set(d, past));
+    const auto minus = hn::And(hn::TestBit(code, hn::Set(d, 0x80)), number);
+    const auto value = hn::IfThenElse(minus, hn::Xor(magnitude, hn::Set(d, 0x8000)), magnitude);
+    if constexpr (!Fp8Traits<S>::kFnuz) return value;
+    const auto nan = hn::Set(d, from_float<T>(std::bit_cast<float>(kQuietNan)).bits);
+    return hn::IfThenElse(hn::Eq(code, hn::Set(d, 0x80)), nan, value);  // where -0 would be
+  }
+};
+
+template <class S, class T>
+void convert_run(const S* from, T* to, int64_t n, const Table<S, T>& table) {
+  const decltype(table.d) d;
+  const hn::Rebind<uint8_t, decltype(d)> d8;
+  const auto lanes = int64_t(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    store_raw(d, table(hn::PromoteTo(d, load_raw(d8, from + i))), to + i);
+  if (i == n) return;
+  const auto rest = size_t(n - i);
+  store_raw_n(d, table(hn::PromoteTo(d, load_raw_n(d8, from + i, rest))), to + i, rest);
+}
+#endif
+
 template <class S, class T>
 void convert_apart(const S* from, int64_t from_stride, T* to, int64_t to_stride, int64_t n,
                    float scale) {
@@ -48,10 +93,16 @@ void convert_apart(const S* from, int64_t from_stride, T* to, int64_t to_stride,
 template <class S, class T>
 kvops_status convert(const kvops_convert_fp8_args& a) {
   const auto scale = float(a.scale);
+#if HWY_TARGET <= HWY_AVX3
+  constexpr bool looks_up = IsFp8<S> && sizeof(T) == 2;
+  const std::conditional_t<looks_up, Table<S, T>, float> rule(scale);
+#else
+  const float rule = scale;
+#endif
   for_each_pair_of_runs<S, T>(
       a.src, a.dst, [&](const S* from, int64_t from_stride, T* to, int64_t to_stride, int64_t n) {
         if (from_stride == 1 && to_stride == 1)
-          convert_run(from, to, n, scale);
+          convert_run(from, to, n, rule);
         else
           convert_apart(from, from_stride, to, to_stride, n, scale);
       });

@@ -17,12 +17,11 @@ namespace HWY_NAMESPACE {
 namespace {
 
 struct Act {
-  double threshold;
+  float least;  // the threshold, rounded to T
 
   template <class T, class D>
   HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
-    const auto least = hn::Set(d, to_float(from_float<T>(float(threshold))));
-    return hn::Mul(hn::IfThenZeroElse(hn::Le(a, least), a), b);
+    return hn::Mul(hn::IfThenZeroElse(hn::Le(a, hn::Set(d, least)), a), b);
   }
 };
 
@@ -30,7 +29,8 @@ struct Act {
 
 kvops_status fatrelu_and_mul(const kvops_fatrelu_and_mul_args& a) {
   return dispatch("fatrelu_and_mul", "input", a.input.dtype, Floats{}, [&]<class T>() {
-    return gated<Pairing::split, T>(a.input, a.out, Act{a.threshold});
+    const float least = to_float(from_float<T>(float(a.threshold)));
+    return gated<Pairing::split, T>(a.input, a.out, Act{least});
   });
 }
 

@@ -28,8 +28,10 @@ void add_and_normalize(T* x, const T* next, T* residual, const W* weight, int64_
       n,
       [&](int64_t i) HWY_ATTR {
         const auto v = load2(d, x + i), w = load2(d, residual + i);
-        const Two<Lanes> z = {round_to<T>(d, hn::Add(v.a, w.a)), round_to<T>(d, hn::Add(v.b, w.b))};
-        store2(d, z, residual + i);
+        constexpr Nan kind = kNanOf<T>;
+        const Two<Lanes> z = {round_to<T, kind>(d, hn::Add(v.a, w.a)),
+                              round_to<T, kind>(d, hn::Add(v.b, w.b))};
+        store2<false, kind>(d, z, residual + i);
         return z;
       },
       [&](int64_t i, size_t m) HWY_ATTR {

@@ -25,10 +25,19 @@ HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
 namespace HWY_NAMESPACE {
 
-// x / (1 + exp(-x)).
-template <class D>
+// 1 + exp(-x): of f32's accuracy, or of what a result of 16 bits shows.
+template <class T, class D>
+HWY_INLINE hn::Vec<D> one_plus_exp_neg(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, 1.0f);
+  if constexpr (sizeof(T) == 2)
+    return hn::Add(one, exp2_short(d, hn::Mul(x, hn::Set(d, -1.44269504f))));
+  else
+    return hn::Add(one, exp(d, hn::Neg(x)));
+}
+// x / (1 + exp(-x)), rounded to T.
+template <class T, class D>
 HWY_INLINE hn::Vec<D> silu(D d, hn::Vec<D> x) {
-  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp(d, hn::Neg(x))));
+  return round_to<T, kNanOf<T>>(d, hn::Div(x, one_plus_exp_neg<T>(d, x)));
 }
 
 constexpr int64_t kAhead = 2048;  // bytes
@@ -43,7 +52,8 @@ void gated_split(const T* g, const T* u, T* out, int64_t n, const Act& act) {
     prefetch(g + i, kAhead);
     prefetch(u + i, kAhead);
     const auto x = load2(d, g + i), y = load2(d, u + i);
-    store2<stream>(d, Two<D>{act(d, x.a, y.a, T{}), act(d, x.b, y.b, T{})}, out + i);
+    const Two<D> z = {act(d, x.a, y.a, T{}), act(d, x.b, y.b, T{})};
+    store2<stream, kNanOf<T>>(d, z, out + i);
   }
   for (; i < n; i += lanes) {
     const auto m = size_t(HWY_MIN(lanes, n - i));
@@ -57,12 +67,16 @@ void gated_pairs(const T* in, T* out, int64_t n, const Act& act) {
   const auto lanes = int64_t(hn::Lanes(d));
   auto g = hn::Zero(d), u = hn::Zero(d);
   int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
     prefetch(in + 2 * i, kAhead);
+    prefetch(in + 2 * (i + lanes), kAhead);
     load_pairs(d, in + 2 * i, g, u);
-    store<stream>(d, act(d, g, u, T{}), out + i);
+    const auto x = act(d, g, u, T{});
+    load_pairs(d, in + 2 * (i + lanes), g, u);
+    store_halves<stream, kNanOf<T>>(d, x, act(d, g, u, T{}), out + i);
   }
-  if (const auto m = size_t(n - i)) {
+  for (; i < n; i += lanes) {
+    const auto m = size_t(HWY_MIN(lanes, n - i));
     load_pairs_n(d, in + 2 * i, m, g, u);
     store_n(d, act(d, g, u, T{}), out + i, m);
   }

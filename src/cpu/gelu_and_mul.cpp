@@ -1,6 +1,6 @@
 // gelu_and_mul: out = RN_T(RN_T(gelu(a)) * b), gelu(x) = (x * 0.5) * (1 + erf(x * sqrt(1/2))).
 // a, b: the halves of a row. Rounded as bracketed, so that 1 + erf has the errors of an f32 near 1
-// on every back end: for negative x the result is only as good as that.
+// on every back end: for negative x the result is only as good as that. erf is as good as T shows.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/gelu_and_mul.cpp"
 #include <hwy/foreach_target.h>
@@ -21,9 +21,13 @@ struct Act {
   template <class T, class D>
   HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
     const auto one = hn::Set(d, 1.0f);
-    const auto sum = hn::Add(one, erf(d, hn::Mul(a, hn::Set(d, 0.70710678118654752f))));
-    const auto gelu = hn::Mul(hn::Mul(a, hn::Set(d, 0.5f)), sum);
-    return hn::Mul(round_to<T>(d, gelu), b);
+    auto erf_a = hn::Zero(d);
+    if constexpr (sizeof(T) == 2)
+      erf_a = hn::CopySign(hn::Sub(one, erfc_short(d, hn::Abs(a))), a);
+    else
+      erf_a = erf(d, hn::Mul(a, hn::Set(d, 0.70710678118654752f)));
+    const auto gelu = hn::Mul(hn::Mul(a, hn::Set(d, 0.5f)), hn::Add(one, erf_a));
+    return hn::Mul(round_to<T, kNanOf<T>>(d, gelu), b);
   }
 };
 

@@ -2,6 +2,7 @@
 //
 // Largest errors, over all floats and on every target: exp 1.1 ulp, tanh 3 ulp, erf 1.5 ulp. NaN
 // gives NaN, exp overflows to infinity and has subnormal results, tanh and erf keep a zero's sign.
+// exp2_short and erfc_short are for results of 16 bits: they err by 2^-18 and 2^-14.
 #include "cpu/simd-inl.h"
 
 #if defined(KVOPS_CPU_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -116,6 +117,43 @@ HWY_INLINE hn::Vec<D> erf(D d, hn::Vec<D> x) {
   const auto erfc = scale(d, hn::Add(p.e, hn::Set(d, 1.0f)), p.n);
   const auto large = hn::Sub(hn::Set(d, 1.0f), erfc);
   return hn::CopySign(hn::IfThenElse(hn::Lt(m, hn::Set(d, 1.0f)), small, large), x);
+}
+
+// 2^t, relative error 2^-18: t = n + r, 0 <= r < 1, and a quartic. From 128 on infinity. Below -126
+// the results are subnormal on AVX3, of any size down to 0 on other targets.
+template <class D>
+HWY_INLINE hn::Vec<D> exp2_short(D d, hn::Vec<D> t) {
+#if HWY_TARGET <= HWY_AVX3
+  auto r = t;  // takes what is above the largest integer <= t; 0 for infinity
+  constexpr int kDown = 9;
+  if constexpr (hn::MaxLanes(D()) == 16)
+    r.raw = _mm512_reduce_ps(t.raw, kDown);
+  else if constexpr (hn::MaxLanes(D()) == 8)
+    r.raw = _mm256_reduce_ps(t.raw, kDown);
+  else
+    r.raw = _mm_reduce_ps(t.raw, kDown);
+  const auto n = t;  // scale() takes its integer part
+#else
+  t = max_keep_nan(d, min_keep_nan(d, t, hn::Set(d, 128.0f)), hn::Set(d, -127.0f));
+  const auto n = hn::Floor(t), r = hn::Sub(t, n);
+#endif
+  // In two halves, which do not wait for each other.
+  const auto low = hn::MulAdd(r, hn::Set(d, 0x1.62d166p-1f), hn::Set(d, 0x1.00002cp+0f));
+  auto high = hn::MulAdd(r, hn::Set(d, 0x1.aa13f2p-5f), hn::Set(d, 0x1.ee798ap-3f));
+  const auto square = hn::Mul(r, r);
+  high = hn::MulAdd(square, hn::Set(d, 0x1.bb7cd4p-7f), high);
+  return scale(d, hn::MulAdd(high, square, low), n);
+}
+
+// erfc(m / sqrt(2)) for m >= 0, by a quintic for its logarithm: relative error 2^-14 where it is
+// above 2^-23; beyond, it falls on to 0.
+template <class D>
+HWY_INLINE hn::Vec<D> erfc_short(D d, hn::Vec<D> m) {
+  const auto square = hn::Mul(m, m);
+  const auto a = hn::MulAdd(m, hn::Set(d, -1.15018068f), hn::Set(d, -5.14071e-5f));
+  const auto b = hn::MulAdd(m, hn::Set(d, -0.0500148363f), hn::Set(d, -0.461839324f));
+  const auto c = hn::MulAdd(m, hn::Set(d, -0.000380522463f), hn::Set(d, 0.0063832296f));
+  return exp2_short(d, hn::MulAdd(hn::MulAdd(c, square, b), square, a));
 }
 
 }  // namespace HWY_NAMESPACE

@@ -1,6 +1,7 @@
 // merge_attn_states: out = RN_T(prefix * a / (a + b) + suffix * b / (a + b)),
 // a = exp(prefix_lse - M), b = exp(suffix_lse - M), M their maximum. A thread takes tokens; the
-// weights of 16 heads of a token are computed together, then each head's row is read and written.
+// weights of 16 of them for 16 heads are computed together, because [heads, tokens] has the lse of
+// neighbouring tokens in one cache line, then rows are read and written in the order of memory.
 // Numerics: with e = exp(-|prefix_lse - suffix_lse|) the weights are 1 / (1 + e), e / (1 + e), and
 // out_lse = M + log(1 + e); all in f32. All of (head, token) is read before any of it is written,
 // which is what in place needs.
@@ -20,6 +21,7 @@
 #include "core/view.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 #include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -28,7 +30,7 @@ namespace HWY_NAMESPACE {
 namespace {
 
 using Floats = hn::ScalableTag<float>;
-constexpr int64_t kBatch = 16;  // heads
+constexpr int64_t kBatch = 16;  // heads, tokens
 
 // log(1 + e) for 0 <= e <= 1: 2 atanh(s), s = e / (2 + e) <= 1/3, by its series up to s^15.
 template <class D>
@@ -39,7 +41,7 @@ HWY_INLINE hn::Vec<D> log1p(D d, hn::Vec<D> e) {
   return hn::MulAdd(hn::Mul(s, s2), polynomial(d, s2, kC), hn::Add(s, s));
 }
 
-// What becomes of the heads of a batch.
+// What becomes of the tokens of a batch, for one head.
 struct Batch {
   alignas(64) float prefix_lse[kBatch], suffix_lse[kBatch];
   alignas(64) float prefix[kBatch], suffix[kBatch], lse[kBatch];  // weights, result
@@ -111,19 +113,24 @@ struct Merge {
     }
   }
 
+  template <bool stream>
   void merge(const T* p, const T* s, O* to, float a, float b) const {
     const Floats d;
     const auto lanes = int64_t(hn::Lanes(d));
     const auto wa = hn::Set(d, a), wb = hn::Set(d, b);
+    const auto sum = [&](hn::Vec<Floats> x, hn::Vec<Floats> y)
+                         HWY_ATTR { return hn::MulAdd(x, wa, hn::Mul(y, wb)); };
     int64_t i = 0;
-    for (; i + lanes <= size; i += lanes) {
-      const auto x = hn::MulAdd(load(d, p + i), wa, hn::Mul(load(d, s + i), wb));
-      store(d, scaled(d, x), to + i);
+    if constexpr (std::is_same_v<T, O>) {
+      for (; i + 2 * lanes <= size; i += 2 * lanes) {
+        const auto x = load2(d, p + i), y = load2(d, s + i);
+        store2<stream>(d, {sum(x.a, y.a), sum(x.b, y.b)}, to + i);
+      }
     }
-    if (const auto n = size_t(size - i)) {
-      const auto x = hn::MulAdd(load_n(d, p + i, n), wa, hn::Mul(load_n(d, s + i, n), wb));
-      store_n(d, scaled(d, x), to + i, n);
-    }
+    for (; i + lanes <= size; i += lanes)
+      store(d, scaled(d, sum(load(d, p + i), load(d, s + i))), to + i);
+    if (const auto n = size_t(size - i))
+      store_n(d, scaled(d, sum(load_n(d, p + i, n), load_n(d, s + i, n))), to + i, n);
   }
 
   // Which side has keys, by its lse; two empty sides give the prefix, with an lse of -inf.
@@ -136,23 +143,38 @@ struct Merge {
     return result = left, no_prefix ? Take::suffix : Take::prefix;
   }
 
-  void run(int64_t t, int64_t first, int64_t count) const {
-    Batch batch = {};
-    const bool merges = t < with_prefix;
-    for (int64_t i = 0; i < count; ++i) {
-      batch.suffix_lse[i] = suffix_lse(first + i, t);
-      if (merges) batch.prefix_lse[i] = prefix_lse(first + i, t);
+  // Tokens [t, t + count) of heads [first, first + heads_now).
+  template <bool stream>
+  void run(int64_t t, int64_t count, int64_t first, int64_t heads_now) const {
+    Batch batch[kBatch];
+    Take which[kBatch][kBatch];
+    for (int64_t h = 0; h < heads_now; ++h) {
+      Batch& b = batch[h] = {};
+      for (int64_t i = 0; i < count; ++i) b.suffix_lse[i] = suffix_lse(first + h, t + i);
+      for (int64_t i = 0; i < HWY_MIN(count, with_prefix - t); ++i)
+        b.prefix_lse[i] = prefix_lse(first + h, t + i);
+      b.weigh();
+      for (int64_t i = 0; i < count; ++i)
+        which[h][i] = take(t + i, b.prefix_lse[i], b.suffix_lse[i], b.lse[i]);
+      for (int64_t i = 0; lse.data && i < count; ++i) lse(first + h, t + i) = b.lse[i];
     }
-    if (merges) batch.weigh();
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t h = first + i;
-      const auto which = take(t, batch.prefix_lse[i], batch.suffix_lse[i], batch.lse[i]);
-      if (which == Take::both)
-        merge(prefix.at(t, h), suffix.at(t, h), out.at(t, h), batch.prefix[i], batch.suffix[i]);
-      else
-        copy(which == Take::prefix ? prefix.at(t, h) : suffix.at(t, h), out.at(t, h));
-      if (lse.data) lse(h, t) = batch.lse[i];
-    }
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t h = 0; h < heads_now; ++h) {
+        const T *p = prefix.at(t + i, first + h), *s = suffix.at(t + i, first + h);
+        O* const to = out.at(t + i, first + h);
+        if (which[h][i] == Take::both)
+          merge<stream>(p, s, to, batch[h].prefix[i], batch[h].suffix[i]);
+        else
+          copy(which[h][i] == Take::prefix ? p : s, to);
+      }
+  }
+
+  template <bool stream>
+  void run_all(int64_t begin, int64_t end) const {
+    for (int64_t t = begin; t < end; t += kBatch)
+      for (int64_t h = 0; h < heads; h += kBatch)
+        run<stream>(t, HWY_MIN(kBatch, end - t), h, HWY_MIN(kBatch, heads - h));
+    if (stream) finish_streams();
   }
 };
 
@@ -160,9 +182,12 @@ template <class T, class O>
 kvops_status merge_all(const kvops_merge_attn_states_args& a) {
   const Merge<T, O> m(a);
   const int64_t bytes = m.heads * (m.size * int64_t(2 * sizeof(T) + sizeof(O)) + 12);
-  parallel_for(m.tokens, rows_per_piece(bytes), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t)
-      for (int64_t h = 0; h < m.heads; h += kBatch) m.run(t, h, std::min(kBatch, m.heads - h));
+  const bool in_place = a.out.data == a.prefix_output.data || a.out.data == a.suffix_output.data;
+  const bool stream = std::is_same_v<T, O> && !in_place && streams(rows_view<O>(a.out));
+  int64_t grain = rows_per_piece(bytes);
+  if (grain > kBatch) grain = (grain + kBatch - 1) / kBatch * kBatch;
+  parallel_for(m.tokens, grain, [&](int64_t begin, int64_t end) {
+    stream ? m.template run_all<true>(begin, end) : m.template run_all<false>(begin, end);
   });
   return KVOPS_OK;
 }

@@ -19,7 +19,7 @@ namespace {
 struct Act {
   template <class T, class D>
   HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
-    return hn::Mul(a, round_to<T>(d, silu(d, b)));
+    return hn::Mul(a, silu<T>(d, b));
   }
 };
 

@@ -67,7 +67,7 @@ HWY_INLINE float sum_of_squares(int64_t n, Get2 get2, GetN get_n) {
 
 // In double, so that the only rounding is the last one.
 HWY_INLINE float inverse_rms(float sum, int64_t n, float epsilon) {
-  return float(1 / std::sqrt(double(sum) / double(n) + double(epsilon)));
+  return quiet(float(1 / std::sqrt(double(sum) / double(n) + double(epsilon))));
 }
 
 // out[j] = RN_T((x[j] * s) * weight[j]): the only place where the roundings of a norm stand.
@@ -87,7 +87,7 @@ HWY_INLINE void scale_row(const T* x, float s, const W* weight, T* out, int64_t 
       const auto w = load2_as<T>(d, weight + i);
       v = {hn::Mul(v.a, w.a), hn::Mul(v.b, w.b)};
     }
-    store2<stream>(d, v, out + i);
+    store2<stream, std::is_same_v<T, W> ? kNanOf<T> : Nan::any>(d, v, out + i);
   }
   for (; i < n; i += lanes) {
     const auto m = size_t(HWY_MIN(lanes, n - i));

@@ -56,10 +56,29 @@ HWY_INLINE void rotate_lanes(T* v, const C* row, int64_t j, size_t m, const Rota
   }
 }
 
+// The same for two vectors of pairs (j, rot/2 + j), in the order that is cheapest for T.
+template <class T, class C>
+HWY_INLINE void rotate_two(T* v, const C* row, int64_t j, const Rotation& how) {
+  const Lanes d;
+  const auto sign = hn::Set(d, how.sign);
+  const auto c = load2_as<T>(d, row + j), s = load2_as<T>(d, row + how.half + j);
+  const auto x = load2(d, v + j), y = load2(d, v + how.half + j);
+  const auto s0 = hn::Xor(s.a, sign), s1 = hn::Xor(s.b, sign);
+  constexpr Nan kind = std::is_same_v<T, C> ? kNanOf<T> : Nan::any;
+  const Two<Lanes> a = {hn::MulSub(x.a, c.a, hn::Mul(y.a, s0)),
+                        hn::MulSub(x.b, c.b, hn::Mul(y.b, s1))};
+  const Two<Lanes> b = {hn::MulAdd(y.a, c.a, hn::Mul(x.a, s0)),
+                        hn::MulAdd(y.b, c.b, hn::Mul(x.b, s1))};
+  store2<false, kind>(d, a, v + j);
+  store2<false, kind>(d, b, v + how.half + j);
+}
+
 template <class T, class C>
 void rotate_head(T* v, const C* row, const Rotation& how) {
   const auto lanes = int64_t(hn::Lanes(Lanes()));
   int64_t j = 0;
+  if (how.neox)
+    for (; j + 2 * lanes <= how.half; j += 2 * lanes) rotate_two(v, row, j, how);
   for (; j + lanes <= how.half; j += lanes) rotate_lanes(v, row, j, size_t(lanes), how);
   if (j < how.half) rotate_lanes(v, row, j, size_t(how.half - j), how);
 }

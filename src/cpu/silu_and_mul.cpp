@@ -19,7 +19,7 @@ namespace {
 struct Act {
   template <class T, class D>
   HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
-    return hn::Mul(round_to<T>(d, silu(d, a)), b);
+    return hn::Mul(silu<T>(d, a), b);
   }
 };
 

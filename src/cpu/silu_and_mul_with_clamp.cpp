@@ -18,15 +18,16 @@ namespace HWY_NAMESPACE {
 namespace {
 
 struct Act {
-  float limit, alpha, beta;
+  float limit;  // rounded to T: that rounds what is limited, since a and b are numbers of T
+  float alpha, beta;
 
   template <class T, class D>
   HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
-    const auto g = round_to<T>(d, min_keep_nan(d, a, hn::Set(d, limit)));
-    const auto u =
-        round_to<T>(d, max_keep_nan(d, min_keep_nan(d, b, hn::Set(d, limit)), hn::Set(d, -limit)));
-    const auto e = exp(d, hn::Neg(hn::Mul(hn::Set(d, alpha), g)));
-    const auto gate = round_to<T>(d, hn::Div(g, hn::Add(hn::Set(d, 1.0f), e)));
+    const auto most = hn::Set(d, limit);
+    const auto g = min_keep_nan(d, a, most);
+    const auto u = max_keep_nan(d, min_keep_nan(d, b, most), hn::Neg(most));
+    const auto sum = one_plus_exp_neg<T>(d, hn::Mul(hn::Set(d, alpha), g));
+    const auto gate = round_to<T, kNanOf<T>>(d, hn::Div(g, sum));
     return hn::Mul(gate, hn::Add(u, hn::Set(d, beta)));
   }
 };
@@ -35,8 +36,9 @@ struct Act {
 
 kvops_status silu_and_mul_with_clamp(const kvops_silu_and_mul_with_clamp_args& a) {
   return dispatch("silu_and_mul_with_clamp", "input", a.input.dtype, Floats{}, [&]<class T>() {
+    const float limit = to_float(from_float<T>(float(a.limit)));
     return gated<Pairing::split, T>(a.input, a.out,
-                                    Act{float(a.limit), float(a.alpha), float(a.beta)});
+                                    Act{quiet(limit), quiet(float(a.alpha)), quiet(float(a.beta))});
   });
 }
 

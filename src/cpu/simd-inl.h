@@ -6,6 +6,7 @@
 //
 // Highway 1.0.3: DemoteTo(bf16) truncates, DemoteTo(f16) is right on AVX2 and AVX3 only (F16C), and
 // Ne(v, v) does not find NaN on AVX2 and AVX3 (IsNaN does): do not use them elsewhere.
+#include <bit>
 #include <concepts>
 #include <cstring>
 
@@ -152,13 +153,23 @@ HWY_INLINE hn::Vec<Storage<T, D>> narrow_code(D, hn::Vec<Bits32<D>> code) {
   return hn::DemoteTo(Storage<T, D>(), hn::BitCast(hn::RebindToSigned<D>(), code));
 }
 
+// The NaN that a result may be: any, or what arithmetic makes of widened 16-bit numbers alone. The
+// lower half of such a one is 0, so that rounding it to bf16 like a number leaves it as it is.
+enum class Nan { any, of_halves };
+template <class T>
+inline constexpr Nan kNanOf = sizeof(T) == 2 ? Nan::of_halves : Nan::any;
+
+// A parameter that may be NaN, fit for arithmetic with widened 16-bit numbers.
+inline float quiet(float x) { return x == x ? x : std::bit_cast<float>(kQuietNan); }
+
 // The result of rounding to bf16 is in the upper halves, the lower ones hold anything.
-template <class D>
+template <Nan kind = Nan::any, class D>
 HWY_INLINE hn::Vec<Bits32<D>> rounded_bf16(D, hn::Vec<D> v) {
   const Bits32<D> du;
   const auto u = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1));
-  const auto sum = hn::Add(u, hn::Add(odd, hn::Set(du, 0x7FFF)));
+  const auto sum = hn::Add(hn::Add(u, hn::Set(du, 0x7FFF)), odd);
+  if constexpr (kind == Nan::of_halves) return sum;
   const auto nan = hn::RebindMask(du, hn::IsNaN(v));
   return hn::IfThenElse(nan, hn::Or(u, hn::Set(du, 0x00400000)), sum);
 }
@@ -262,12 +273,12 @@ HWY_INLINE void store_n(D d, hn::Vec<D> v, T* p, size_t n) {
 }
 
 // v rounded to T, as floats.
-template <class T, class D>
+template <class T, Nan kind = Nan::any, class D>
 HWY_INLINE hn::Vec<D> round_to(D d, hn::Vec<D> v) {
   if constexpr (std::is_same_v<T, float>)
     return v;
   else if constexpr (std::is_same_v<T, bf16>)
-    return hn::BitCast(d, hn::And(rounded_bf16(D(), v), hn::Set(Bits32<D>(), 0xFFFF0000)));
+    return hn::BitCast(d, hn::And(rounded_bf16<kind>(d, v), hn::Set(Bits32<D>(), 0xFFFF0000)));
   else
     return widen(d, narrow<T>(d, v), T{});
 }
@@ -304,12 +315,12 @@ HWY_INLINE void load_pairs_n(D d, const T* p, size_t n, hn::Vec<D>& a, hn::Vec<D
     split_pairs(d, load_raw_n(Bits32<D>(), p, n), T{}, a, b);
   }
 }
-template <class T, class D>
+template <class T, Nan kind = Nan::any, class D>
 HWY_INLINE hn::Vec<Bits32<D>> join_pairs(D d, hn::Vec<D> a, hn::Vec<D> b) {
   const Bits32<D> du;
   if constexpr (std::is_same_v<T, bf16>)
-    return hn::Or(hn::ShiftRight<16>(rounded_bf16(D(), a)),
-                  hn::And(rounded_bf16(D(), b), hn::Set(du, 0xFFFF0000)));
+    return hn::Or(hn::ShiftRight<16>(rounded_bf16<kind>(d, a)),
+                  hn::And(rounded_bf16<kind>(d, b), hn::Set(du, 0xFFFF0000)));
   else
     return hn::Or(hn::PromoteTo(du, narrow<T>(d, a)),
                   hn::ShiftLeft<16>(hn::PromoteTo(du, narrow<T>(d, b))));
@@ -354,13 +365,25 @@ template <class D, class T>
 HWY_INLINE Two<D> load2(D d, const T* p) {
   return load2_as<T>(d, p);
 }
-template <bool stream = false, class D, class T>
+// a, then b.
+template <bool stream = false, Nan kind = Nan::any, class D, class T>
+HWY_INLINE void store_halves(D d, hn::Vec<D> a, hn::Vec<D> b, T* p) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    const hn::Repartition<uint16_t, D> d16;
+    const auto low = hn::BitCast(d16, rounded_bf16<kind>(d, a));
+    const auto high = hn::BitCast(d16, rounded_bf16<kind>(d, b));
+    return put_raw<stream>(d16, hn::ConcatOdd(d16, high, low), p);
+  }
+  put_raw<stream>(Storage<T, D>(), narrow<T>(d, a), p);
+  put_raw<stream>(Storage<T, D>(), narrow<T>(d, b), p + hn::Lanes(d));
+}
+
+template <bool stream = false, Nan kind = Nan::any, class D, class T>
 HWY_INLINE void store2(D d, Two<D> v, T* p) {
   if constexpr (std::is_same_v<T, bf16>) {
-    put_raw<stream>(Bits32<D>(), join_pairs<T>(d, v.a, v.b), p);
+    put_raw<stream>(Bits32<D>(), join_pairs<T, kind>(d, v.a, v.b), p);
   } else {
-    put_raw<stream>(Storage<T, D>(), narrow<T>(d, v.a), p);
-    put_raw<stream>(Storage<T, D>(), narrow<T>(d, v.b), p + hn::Lanes(d));
+    store_halves<stream>(d, v.a, v.b, p);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <utility>
 
 #include "core/view.h"
 #include "cpu/parallel.h"
@@ -20,10 +21,10 @@ inline SlotMap slot_map(const kvops_tensor& slots, int64_t blocks, int64_t block
 // Calls write(t, b, o, n) for runs of n <= longest tokens t, t + 1, ... that go to the consecutive
 // positions o, o + 1, ... of one block b, on all threads. Negative slots are skipped; larger ones
 // than there are, too, and *faults (may be absent) grows by their number. token_bytes: moved per
-// token, decides how the work is cut.
-template <class F>
+// token, decides how the work is cut. done(): what a thread does after a piece of it.
+template <class F, class Done>
 void for_each_run(const SlotMap& map, int64_t longest, int64_t token_bytes,
-                  const kvops_tensor& faults, F&& write) {
+                  const kvops_tensor& faults, F&& write, Done&& done) {
   int64_t grain = rows_per_piece(token_bytes) / longest * longest;
   int64_t capacity = map.blocks * map.block;
   std::atomic<int64_t> bad = 0;
@@ -42,9 +43,16 @@ void for_each_run(const SlotMap& map, int64_t longest, int64_t token_bytes,
       while (n < most && map.slots[t + n] == slot + n) ++n;
       write(t, b, o, n);
     }
+    done();
     if (skipped) bad.fetch_add(skipped, std::memory_order_relaxed);
   });
   if (bad && present(faults)) *static_cast<int64_t*>(faults.data) += bad;
+}
+
+template <class F>
+void for_each_run(const SlotMap& map, int64_t longest, int64_t token_bytes,
+                  const kvops_tensor& faults, F&& write) {
+  for_each_run(map, longest, token_bytes, faults, std::forward<F>(write), [] {});
 }
 
 }  // namespace kvops::cpu

@@ -25,8 +25,8 @@ struct Act {
     const auto one = hn::Set(d, 1.0f);
     const auto g = min_keep_nan(d, gate, hn::Set(d, limit));
     const auto u = max_keep_nan(d, min_keep_nan(d, up, hn::Set(d, limit)), hn::Set(d, -limit));
-    const auto e = exp(d, hn::Neg(hn::Mul(g, hn::Set(d, alpha))));
-    return hn::Div(hn::Mul(hn::Add(u, one), g), hn::Add(one, e));
+    const auto sum = one_plus_exp_neg<T>(d, hn::Mul(g, hn::Set(d, alpha)));
+    return hn::Div(hn::Mul(hn::Add(u, one), g), sum);
   }
 };
 
@@ -34,7 +34,8 @@ struct Act {
 
 kvops_status swigluoai_and_mul(const kvops_swigluoai_and_mul_args& a) {
   return dispatch("swigluoai_and_mul", "input", a.input.dtype, Floats{}, [&]<class T>() {
-    return gated<Pairing::interleaved, T>(a.input, a.out, Act{float(a.alpha), float(a.limit)});
+    return gated<Pairing::interleaved, T>(a.input, a.out,
+                                          Act{quiet(float(a.alpha)), quiet(float(a.limit))});
   });
 }
 

@@ -52,17 +52,24 @@ double gelu_tanh(double x) {
   return 0.5 * x * (1 + std::tanh(double(0.79788456f) * (x + double(0.044715f) * x * x * x)));
 }
 
-// Gates with 1 on the other side, so that the result is the rounded activation.
+double swiglu(double x) {
+  const double g = std::fmin(x, kLimit);
+  return g / (1 + exp_f32(-g * double(float(kAlpha))));
+}
+
+// Gates with 1 (swigluoai: 0) on the other side, so that the result is the rounded activation.
 struct Gate {
   const char* op;
   double (*exact)(double);
-  bool cancels;  // 1 + erf and 1 + tanh have the absolute error of an f32 near 1
+  bool cancels;         // 1 + erf and 1 + tanh have the absolute error of an f32 near 1
+  bool scales = false;  // alpha is not 1
 };
 constexpr Gate kGates[] = {
     {"silu_and_mul", silu, false},
     {"mul_and_silu", silu, false},
     {"gelu_and_mul", gelu, true},
     {"gelu_tanh_and_mul", gelu_tanh, true},
+    {"swigluoai_and_mul", swiglu, false, true},
     {"silu_and_mul_with_clamp", [](double x) { return silu(std::fmin(x, kLimit)); }, false}};
 
 // Worst error in units of T; errors that f32 must make where a sum cancels do not count.
@@ -79,6 +86,8 @@ double worst_error(const Gate& gate, const std::vector<T>& g, const std::vector<
     if (seen == want || seen == float(want)) continue;
     double error = std::fabs(seen - want);
     if (gate.cancels && x < 0) error = std::max(0.0, error - std::fabs(x) * 0x1p-23);
+    // The f32 nearest to alpha x is off by half a unit, by which the exponential is off relatively.
+    if (gate.scales) error = std::max(0.0, error - std::fabs(want * kAlpha * x) * 0x1p-24);
     worst = std::max(worst, error / ulp<T>(want));
   }
   return worst;
@@ -89,7 +98,10 @@ std::vector<T> gated_with_one(const Gate& gate, const std::vector<T>& g) {
   const auto n = int64_t(g.size());
   const bool second = std::string(gate.op) == "mul_and_silu";
   std::vector<T> in(2 * g.size(), from_float<T>(1.0f)), out(g.size());
-  std::copy(g.begin(), g.end(), in.begin() + (second ? n : 0));
+  if (std::string(gate.op) == "swigluoai_and_mul")
+    for (size_t i = 0; i < g.size(); ++i) in[2 * i] = g[i], in[2 * i + 1] = from_float<T>(0.0f);
+  else
+    std::copy(g.begin(), g.end(), in.begin() + (second ? n : 0));
   CHECK_OK(
       run(gate.op, tensor(in, kvops::dtype_of<T>, {2 * n}), tensor(out, kvops::dtype_of<T>, {n})));
   return out;

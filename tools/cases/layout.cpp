@@ -80,6 +80,7 @@ class Builder {
       if (p.given && !(p.info->flags & KVOPS_ARG_PLACE))
         layout_.tensors.push_back(
             {.info = p.info, .shape = tensor_at(layout_.args.data(), p.info)});
+    layout_.run = number("run").value_or(1);
     count_traffic(layout_, [this](const std::string& name) { return look_up(name); });
     return std::move(layout_);
   }
@@ -103,7 +104,7 @@ class Builder {
 
   // Every word of the line must mean something: a misspelt one would silently time another call.
   bool check_names() {
-    std::string known = " n seq_len T Cache src_place dst_place ";
+    std::string known = " n seq_len T Cache run src_place dst_place ";
     for (size_t i = 0; i < op_->num_args; ++i) {
       auto* a = op_->args[i];
       known.append(a->name).append(" ").append(a->type).append(" ").append(a->shape).append(" ");

@@ -35,6 +35,7 @@ struct Layout {
   const kvops_op_info* op = nullptr;
   std::vector<std::byte> args;  // the struct, shapes in place, data NULL
   std::vector<Tensor> tensors;
+  int64_t run = 1;      // slots come in aligned runs of this many
   int64_t traffic = 0;  // least bytes read and written by one call
   int64_t behind = 0;   // bytes of the cache behind each address of an argument
   kvops_query_result query{};

@@ -137,7 +137,7 @@ std::vector<int64_t> Memory::sorted(const Tensor& tensor, int64_t count) {
 }
 
 // Set i takes the next entries of one random order, so that no two tokens share a slot or block
-// while there are enough of them.
+// while there are enough of them. Slots may come in runs, as those of a prompt do.
 std::vector<int64_t> Memory::indices(const Tensor& tensor, size_t set) {
   auto count = count_of(tensor.shape);
   std::vector<int64_t> values(size_t(count), 0);
@@ -155,14 +155,18 @@ std::vector<int64_t> Memory::indices(const Tensor& tensor, size_t set) {
       }
     }
   } else if (tensor.bound > 0) {
-    auto& order = orders_[tensor.bound];
+    bool slots = std::strcmp(tensor.info->name, "slot_mapping") == 0;
+    auto run = size_t(slots ? std::clamp<int64_t>(layout_->run, 1, tensor.bound) : 1);
+    auto& order = orders_[tensor.bound / int64_t(run)];
     if (order.empty()) {
-      order.resize(size_t(tensor.bound));
+      order.resize(size_t(tensor.bound) / run);
       std::iota(order.begin(), order.end(), 0);
       std::shuffle(order.begin(), order.end(), random_);
     }
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] = order[(set * values.size() + i) % order.size()];
+    for (size_t i = 0; i < values.size(); ++i) {
+      auto at = set * values.size() + i;
+      values[i] = order[at / run % order.size()] * int64_t(run) + int64_t(at % run);
+    }
   }
   return values;
 }
