@@ -9,6 +9,7 @@
 #include "core/debug.h"
 #include "core/error.h"
 #include "cpu/isa.h"
+#include "cpu/onednn.h"
 #include "kvcache_ops/options.h"
 
 namespace kvops {
@@ -77,6 +78,7 @@ constexpr Option kOptions[] = {
     {"debug", "KVOPS_DEBUG", set_debug, "a list of bounds, log, sync"},
     {"impl", "KVOPS_IMPL", set_impl, "a list of operator:implementation"},
     {"cpu_isa", "KVOPS_CPU_ISA", cpu::set_isa, "one of scalar sse4 avx2 avx3 that this CPU has"},
+    {"onednn", "KVOPS_ONEDNN", cpu::set_onednn, "the path of oneDNN's library, or off"},
 };
 
 // A bad variable is ignored and becomes the last error of the loading thread, where `kvops doctor`
@@ -130,7 +132,8 @@ kvops_status kvops_set_option(const char* name, const char* value) {
                              : fail(KVOPS_UNSUPPORTED, f, "value", "of %s is \"%s\", expected %s",
                                     name, value, option.values);
   }
-  return fail(KVOPS_UNSUPPORTED, f, "name", "is \"%s\", expected one of debug impl cpu_isa", name);
+  return fail(KVOPS_UNSUPPORTED, f, "name", "is \"%s\", expected one of debug impl cpu_isa onednn",
+              name);
 }
 
 kvops_status kvops_set_log(kvops_log function, void* context) {

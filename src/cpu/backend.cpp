@@ -110,5 +110,4 @@ const Backend kCpuBackend = {
 extern "C" {
 // The packings of cpu_attn_* that can be used here: none, as long as the operators do not exist.
 int32_t kvops_cpu_attn_has_isa(int64_t) { return 0; }
-int32_t kvops_is_onednn_acl_supported(void) { return 0; }
 }

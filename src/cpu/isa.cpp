@@ -45,6 +45,8 @@ Isa isa() {
 
 const char* isa_name() { return kNames[int(isa())]; }
 
+bool is_best_isa() { return isa() == best(); }
+
 bool set_isa(std::string_view name) {
   if (name.empty()) {
     chosen = int(best());

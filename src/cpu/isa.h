@@ -10,6 +10,7 @@ enum class Isa { scalar, sse4, avx2, avx3 };
 
 Isa isa();
 const char* isa_name();
+bool is_best_isa();  // not a lower one by set_isa()
 
 // "scalar", ..., or "" for the best that this CPU has; false, and no change, for any other.
 bool set_isa(std::string_view name);

@@ -55,6 +55,8 @@ int num_threads() {
   return n ? n : omp_get_max_threads();
 }
 
+bool has_host_pool() { return host_pool().function != nullptr; }
+
 void parallel_pieces(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {
   if (n <= 0) return;
   int64_t pieces = (n - 1) / grain + 1;

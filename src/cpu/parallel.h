@@ -32,6 +32,9 @@ void parallel_for(int64_t n, int64_t grain, F&& body) {
 
 int num_threads();
 
+// Has the host taken over the threads (kvops_set_parallel_for)?
+bool has_host_pool();
+
 // Grain for rows that each move this many bytes: pieces of at least 128 KiB, about 5 us of memory
 // traffic and several times what it takes to wake a thread.
 constexpr int64_t rows_per_piece(int64_t bytes_per_row) {

@@ -1,0 +1,11 @@
+// release_dnnl_matmul_handler: forgets a number; the weight goes with the last product that uses it.
+#include "core/backend.h"
+#include "cpu/matmul.h"
+
+namespace kvops::cpu {
+
+kvops_status release_dnnl_matmul_handler(const kvops_release_dnnl_matmul_handler_args& a) {
+  return a.handle ? release_weight("release_dnnl_matmul_handler", a.handle) : KVOPS_OK;
+}
+
+}  // namespace kvops::cpu
