@@ -36,9 +36,6 @@ KVOPS_API kvops_status kvops_set_log(kvops_log function, void* context);
 //            sync           every call waits for its device; both are inert during graph capture
 //   impl     KVOPS_IMPL     op:name, ...: forces an implementation where an operator has several
 //   cpu_isa  KVOPS_CPU_ISA  scalar, sse4, avx2, avx3: forces the CPU's instruction set; "" for best
-//   onednn   KVOPS_ONEDNN   path of oneDNN's library (version 3), or "off"; "" for libdnnl.so.3
-//                           beside this library, in its Python environment, in the system. For
-//                           weights that are packed later
 //
 // UNSUPPORTED for a name or value that does not exist here; the setting is then unchanged.
 KVOPS_API kvops_status kvops_set_option(const char* name, const char* value);

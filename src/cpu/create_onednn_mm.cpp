@@ -1,6 +1,6 @@
 // create_onednn_mm: packs a weight once and gives it a number; see matmul.h.
-#include "core/backend.h"
 #include "cpu/matmul.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 

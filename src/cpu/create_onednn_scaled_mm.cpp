@@ -1,7 +1,7 @@
 // create_onednn_scaled_mm: packs an int8 weight, copies its scales and sums its columns.
-#include "core/backend.h"
 #include "core/view.h"
 #include "cpu/matmul.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 namespace {

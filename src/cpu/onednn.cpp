@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <vector>
@@ -37,6 +38,8 @@ struct Scratch {
   }
 };
 thread_local Scratch scratch;
+
+std::atomic<int64_t> primitives_made{0};
 
 // A product with one number of rows, ready to run.
 struct Product {
@@ -113,6 +116,7 @@ Status OneDnnWeight::Parts::make(const Key& key, const MemoryDesc* weights, Prod
       is_i8() ? nullptr : kind.bias.get(), p.out.get(), attributes.get());
   if (status) return status;
   if (auto s = api.primitive_create(p.primitive.out(), p.desc.get())) return s;
+  ++primitives_made;
   p.scratch_bytes =
       api.memory_desc_get_size(api.primitive_desc_query_md(p.desc.get(), kScratchpadDesc, 0));
   return 0;
@@ -241,6 +245,8 @@ kvops_status OneDnnWeight::Parts::run(const char* op, int64_t slab_index, const 
 }
 
 // ---- the interface ------------------------------------------------------------------------------
+
+int64_t onednn_primitives_made() { return primitives_made; }
 
 OneDnnWeight::OneDnnWeight(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 OneDnnWeight::~OneDnnWeight() = default;

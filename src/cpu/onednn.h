@@ -29,6 +29,9 @@ inline constexpr int64_t kPreparedRows = 16;
 // Columns of one panel of int8 products; see gemm_i8().
 inline constexpr int64_t kPanelColumns = 256;
 
+// Primitives that have been made in this process, for tests of who pays for them when.
+int64_t onednn_primitives_made();
+
 class OneDnnWeight {
  public:
   // Of the same tensors as gemm_pack(). Nothing when oneDNN is absent, or has no fast and exact

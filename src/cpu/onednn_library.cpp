@@ -9,6 +9,7 @@
 #include "cpu/matmul.h"
 #include "cpu/onednn_api.h"
 #include "kvcache_ops/cpu.h"
+#include "kvcache_ops/onednn.h"
 
 namespace kvops::cpu {
 namespace dnnl {

@@ -1,9 +1,9 @@
 // onednn_mm: out = RN(input . weight + bias), f32 sums. oneDNN multiplies, or gemm().
-#include "core/backend.h"
 #include "core/error.h"
 #include "core/view.h"
 #include "cpu/matmul.h"
 #include "cpu/onednn.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 

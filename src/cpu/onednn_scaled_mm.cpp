@@ -17,13 +17,13 @@
 #include <algorithm>
 #include <atomic>
 
-#include "core/backend.h"
 #include "core/dispatch.h"
 #include "core/view.h"
 #include "cpu/isa.h"
 #include "cpu/matmul.h"
 #include "cpu/onednn.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 #if !defined(KVOPS_CPU_ONEDNN_SCALED_MM_ONCE)
 #define KVOPS_CPU_ONEDNN_SCALED_MM_ONCE

@@ -1,6 +1,6 @@
 // release_dnnl_matmul_handler: forgets a number; the weight goes with the last product that uses it.
-#include "core/backend.h"
 #include "cpu/matmul.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 

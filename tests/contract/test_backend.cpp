@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/backend.h"
+#include "kvcache_ops/onednn.h"
 
 Recorded recorded;
 bool recording = true;
@@ -72,4 +73,5 @@ const Backend kCpuBackend = {
 extern "C" {
 int32_t kvops_cpu_attn_has_isa(int64_t) { return 0; }
 int32_t kvops_is_onednn_acl_supported(void) { return 0; }
+const char* kvops_onednn_library(void) { return ""; }
 }
