@@ -13,6 +13,7 @@
 #include <random>
 
 #include "fill.h"
+#include "handles.h"
 #include "shapes.h"
 
 extern "C" {
@@ -313,12 +314,12 @@ std::string Sweep::run(Totals* totals) {
   return "";
 }
 
-// Tensors in CPU memory hold addresses or block numbers, which random values are not: the lines of
-// such operators are for the benchmark.
+// Tensors in CPU memory hold addresses or block numbers, and handles come from another call, which
+// random values are not: the lines of such operators are for the benchmark.
 bool reads_host_values(const kvops_op_info& op) {
   for (size_t i = 0; i < op.num_args; ++i)
     if (op.args[i]->flags & KVOPS_ARG_HOST) return true;
-  return false;
+  return harness::handle_argument(op) != nullptr;
 }
 
 void sweep_op(const Options& o, const kvops_op_info& op, Totals* totals) {

@@ -11,6 +11,8 @@
 #include "golden.h"
 #include "installed.h"
 #include "json.h"
+#include "kvcache_ops/onednn.h"
+#include "products.h"
 
 namespace kvops {
 namespace {
@@ -77,7 +79,7 @@ void run_operators(const std::string& root, Findings& findings) {
   size_t count = 0;
   auto* ops = kvops_ops(&count);
   for (size_t i = 0; i < count; ++i) {
-    if (!ops[i]->backends) continue;
+    if (!ops[i]->backends || is_product(ops[i]->name)) continue;
     progress(std::string("runs ") + ops[i]->name);
     auto name = smallest_case(fs::path(root) / ops[i]->name);
     if (name.empty()) {
@@ -103,6 +105,19 @@ void run_operators(const std::string& root, Findings& findings) {
   progress("");
 }
 
+void run_handles(Findings& findings) {
+  kvops_device_info info = {};
+  info.struct_size = sizeof info;
+  kvops_get_device_info({KVOPS_CPU, 0}, &info);
+  const std::string isa = info.arch;
+  for (auto& run : run_products()) {
+    const int outcome = run.problem.empty() ? GOLDEN_PASSED : GOLDEN_FAILED;
+    findings.runs.push_back({run.op, "cpu", isa, run.problem, outcome});
+    if (!run.problem.empty())
+      findings.problems.push_back(std::string(run.op) + " on cpu: " + run.problem);
+  }
+}
+
 Findings examine(const DoctorOptions& options) {
   Findings f;
   f.loaded = loaded_library();
@@ -120,13 +135,14 @@ Findings examine(const DoctorOptions& options) {
                            ", another version than the loaded library");
   }
   run_operators(data_folder(options.data) + "/golden", f);
+  run_handles(f);
   return f;
 }
 
 void print_json(const Findings& f) {
   Json json;
   json.open('{').field("version", version_text(kvops_version())).field("library", f.loaded);
-  json.key("installed").open('[');
+  json.field("onednn", kvops_onednn_library()).key("installed").open('[');
   for (auto& library : f.installed)
     json.open('{').field("path", library.path).field("version", library.version).close('}');
   json.close(']').key("backends").open('{');
@@ -172,6 +188,7 @@ void print_text(const Findings& f) {
   std::printf("kvops %s\nlibrary  %s\n", version_text(kvops_version()).c_str(), f.loaded.c_str());
   for (auto& library : f.installed)
     std::printf("found    %s  %s\n", library.path.c_str(), library.version.c_str());
+  std::printf("oneDNN   %s\n", kvops_onednn_library());
   for (auto& setting : f.settings) std::printf("setting  %s\n", setting.c_str());
   for (auto& state : f.backends) {
     if (!state.missing.empty()) std::printf("%-8s no: %s\n", state.name, state.missing.c_str());

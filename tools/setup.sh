@@ -51,6 +51,16 @@ if ! .venv/bin/python -c "$has_all" $python_packages 2>/dev/null; then
   .venv/bin/python -m pip install -q --disable-pip-version-check $python_packages
 fi
 
+# oneDNN, for the CPU's matrix products. Optional: without it our own product multiplies.
+if [ "$(uname -m)" = x86_64 ]; then
+  onednn=onednn-cpu-gomp==2023.2.0  # oneDNN 3.2, over GNU's OpenMP as we are
+  if [ ! -e .venv/lib/libdnnl.so.3 ]; then
+    echo "kvops: installing into .venv: $onednn"
+    .venv/bin/python -m pip install -q --disable-pip-version-check $onednn ||
+      echo "kvops: PyPI does not serve $onednn: products run on our own kernels" >&2
+  fi
+fi
+
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   echo "kvops: nvcc found: the CUDA back end is built"
 else

@@ -11,6 +11,7 @@
 #include "fuzz/arena.h"
 #include "fuzz/bases.h"
 #include "fuzz/change.h"
+#include "harness/handles.h"
 
 using std::string;
 
@@ -66,6 +67,7 @@ bool cache_span(const ArgsCall& call, int64_t& bytes, int64_t& before) {
 struct Runner {
   Arena arena;
   Random random;
+  harness::Handles handles;
   char *from = nullptr, *to = nullptr;  // memory behind the addresses of swap_blocks_batch
   char* cache = nullptr;                // ... and behind kv_cache_ptrs; NULL: too much
   int64_t cache_bytes = 0, cache_before = 0;
@@ -196,6 +198,9 @@ struct Runner {
     auto* name = d.call.op->name;
     if (!possible && !kvops_query(name, args, nullptr)) return ++counts.too_large, false;
     if (is_trusted(d)) return ++counts.trusted, false;
+    // A weight to multiply with; without, the number of the draft is a stale one.
+    if (possible && harness::handle_argument(*d.call.op) && !random.one_in(10))
+      handles.give(*d.call.op, d.call.bytes.data(), true);
     auto before = d.call.bytes;
     kvops_clear_error();
     arena.guard();
@@ -209,6 +214,7 @@ struct Runner {
       note_reason(d, number);
     } else {
       allow_results(d);
+      handles.keep(*d.call.op, d.call.bytes.data());
     }
     if (auto* byte = arena.stray()) {
       char text[80];

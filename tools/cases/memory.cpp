@@ -252,6 +252,11 @@ std::string Memory::fill(const Layout& layout, kvops_device device, int sets) {
       if (!problem.empty()) return problem;
       if (tensor.is_shared) shared[tensor.info->name] = slot.data;
     }
+    // Every set has a weight of its own.
+    if (harness::handle_argument(*layout.op) &&
+        !handles_.give(*layout.op, calls_.back().data(), false))
+      return error();
+    bytes_ += harness::weight_bytes(*layout.op, calls_.back().data());
   }
   return "";
 }

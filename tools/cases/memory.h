@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cases/layout.h"
+#include "handles.h"
 
 namespace kvops::cases {
 
@@ -58,6 +59,7 @@ class Memory {
   std::map<std::string, std::vector<std::byte>> patterns_;  // by dtype, or by argument
   std::map<int64_t, std::vector<int64_t>> orders_;  // by bound: a random order of [0, bound)
   std::vector<int64_t> caches_;                     // addresses of what all sets share
+  harness::Handles handles_;
   int64_t bytes_ = 0;
 };
 

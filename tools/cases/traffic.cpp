@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cases/layout.h"
+#include "handles.h"
 
 namespace kvops::cases {
 namespace {
@@ -136,6 +137,7 @@ void count_traffic(Layout& layout, const Lookup& lookup) {
     counter.count(t);
     layout.traffic += t.read + t.written;
   }
+  layout.traffic += harness::weight_bytes(*layout.op, layout.args.data());
   auto copies = counter.number("copies"), size = counter.number("sizes");
   if (copies && size) layout.traffic += 2 * *copies * *size;
   auto entry = counter.number("entry_stride*bytes(cache_dtype)");
