@@ -11,7 +11,8 @@ from .stream import InOrder, TextStream
 
 HERE = Path(__file__).resolve().parent
 DESCRIPTION = """Generates text with a Llama-architecture model over a paged KV cache. Norms, rotary
-embedding, activation, cache writes, attention, its merging and block swaps run in libkvops."""
+embedding, activation, matrix products, cache writes, attention, its merging and block swaps run in
+libkvops."""
 EXAMPLES = """examples:
   generate "The cache"                               greedy, from the model that comes along
   generate "The cache" --temperature 0.8 --seed 7    sampled, the same text for the same seed
@@ -51,6 +52,8 @@ def parser():
     add = p.add_argument_group("model").add_argument
     add("--model", default=str(HERE / "model"), metavar="DIR", help="folder with config.json, "
         "model.safetensors (or shards and their index), tokenizer.json")
+    add("--weights", choices=("f32", "bf16", "int8"), default="f32",
+        help="how the layers' matrices are kept and multiplied (f32)")
     add("--max-tokens", type=_at_least(1), default=256, metavar="N",
         help="most tokens to generate per text (256)")
     add("--ignore-end", action="store_true", help="go on after the model's end-of-text token")
@@ -204,7 +207,7 @@ def run(a):
     prompts = read_prompts(a)
     folder = checkpoint.find(a.model)
     config, tokenizer = checkpoint.read_config(folder), checkpoint.read_tokenizer(folder)
-    model = llama.Llama(config, checkpoint.Weights(folder))
+    model = llama.Llama(config, checkpoint.Weights(folder), a.weights)
     engine = Engine(model, Options(
         blocks=a.blocks or 0, block_size=a.block_size, host_blocks=a.host_blocks,
         batch_tokens=a.batch_tokens, concurrency=a.concurrency, dtype=a.kv_dtype,

@@ -1,6 +1,7 @@
 # The forward pass over a batch of rows: each row is one token at one position of one sequence, so
-# decode steps and prefill chunks mix freely. Norms, rotary embedding, activation, cache writes,
-# attention and its merging are calls of libkvops; the matrix products are NumPy's.
+# decode steps and prefill chunks mix freely. Everything but taking the embeddings is a call of
+# libkvops: norms, rotary embedding, activation, cache writes, attention, its merging, and the
+# matrix products (linear.py).
 #
 #   residual = embed[token]
 #   per layer:  x = norm(residual);       qkv = x Wqkv; rotate q, k; write k, v; x = attend(q) Wo
@@ -85,14 +86,12 @@ class Program:
             self._call("fused_add_rms_norm", input=self.x, residual=self.residual, weight=weight,
                        epsilon=epsilon)
 
-    def _product(self, x, matrix, bias, out):
-        self.calls.append(partial(np.matmul, x, matrix, out=out))
-        if bias is not None:
-            self.calls.append(partial(np.add, out, bias, out=out))
+    def _product(self, x, linear, out):
+        self.calls += linear.calls(x, out)
 
     def _attention(self, layer, index):
         c = self.model.config
-        self._product(self.x, layer.qkv, layer.qkv_bias, self.qkv)
+        self._product(self.x, layer.qkv, self.qkv)
         self._call("rotary_embedding", positions=self.positions, query=self.q, key=self.k,
                    cos_sin_cache=self.model.rope, faults=self.cache.faults,
                    head_size=c.head_dim, is_neox=1)
@@ -105,7 +104,7 @@ class Program:
         self._attend(index, q)
         if self.narrow:
             self.calls.append(partial(np.copyto, self.flat, self.result.reshape(self.flat.shape)))
-        self._product(self.flat, layer.out, layer.out_bias, self.x)
+        self._product(self.flat, layer.out, self.x)
 
     def _attend(self, index, q):
         """Rows that share a prefix attend to it and to the rest apart; the two results are merged
@@ -121,9 +120,9 @@ class Program:
                    suffix_output=self.result[:m], suffix_lse=self.lse[:m].T, out=self.result[:m])
 
     def _mlp(self, layer):
-        self._product(self.x, layer.gate_up, layer.gate_up_bias, self.gate_up)
+        self._product(self.x, layer.gate_up, self.gate_up)
         self._call("silu_and_mul", input=self.gate_up, out=self.act)
-        self._product(self.act, layer.down, layer.down_bias, self.x)
+        self._product(self.act, layer.down, self.x)
 
     def run(self, batch):
         for name in ("positions", "slots", "lengths", "prefix_lengths"):
@@ -134,4 +133,4 @@ class Program:
         np.take(self.model.embed, batch.tokens, axis=0, out=self.residual)
         for call in self.calls:
             call()
-        return self.x[batch.wanted] @ self.model.head
+        return self.model.head(self.x[batch.wanted])

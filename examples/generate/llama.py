@@ -5,22 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from .forward import Forward
+from .linear import Linear
 
 
 @dataclass
 class Layer:
-    """Matrices are [inputs, outputs]; a bias is None where the checkpoint has none."""
+    """Two norms, and matrices of [inputs, outputs]."""
 
     norm: np.ndarray  # [width]
-    qkv: np.ndarray  # [width, (heads + 2 kv_heads) head_dim]
-    qkv_bias: np.ndarray | None
-    out: np.ndarray  # [heads head_dim, width]
-    out_bias: np.ndarray | None
+    qkv: Linear  # [width, (heads + 2 kv_heads) head_dim]
+    out: Linear  # [heads head_dim, width]
     mlp_norm: np.ndarray  # [width]
-    gate_up: np.ndarray  # [width, 2 hidden]
-    gate_up_bias: np.ndarray | None
-    down: np.ndarray  # [hidden, width]
-    down_bias: np.ndarray | None
+    gate_up: Linear  # [width, 2 hidden]
+    down: Linear  # [hidden, width]
 
 
 def inverse_frequencies(config):
@@ -45,36 +42,40 @@ def rope_table(config):
     return np.concatenate((np.cos(angle), np.sin(angle)), axis=1).astype(np.float32)
 
 
-def _linear(weights, names, rows, columns):
+def _linear(kind, weights, names, rows, columns):
     """The matrices `names`, side by side and transposed, and their biases if they have any."""
     matrix = np.concatenate([weights(f"{n}.weight", (r, columns)) for n, r in zip(names, rows)])
     if f"{names[0]}.bias" not in weights:
-        return matrix.T, None
-    return matrix.T, np.concatenate([weights(f"{n}.bias", (r,)) for n, r in zip(names, rows)])
+        return Linear(matrix.T, None, kind)
+    bias = np.concatenate([weights(f"{n}.bias", (r,)) for n, r in zip(names, rows)])
+    return Linear(matrix.T, bias, kind)
 
 
-def _layer(config, weights, index):
+def _layer(config, kind, weights, index):
     base = f"model.layers.{index}"
     width, hidden = config.width, config.hidden
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     attention = [f"{base}.self_attn.{n}_proj" for n in "qkvo"]
     mlp = [f"{base}.mlp.{n}_proj" for n in ("gate", "up", "down")]
-    qkv = _linear(weights, attention[:3], (q, kv, kv), width)
-    out = _linear(weights, attention[3:], (width,), q)
-    gate_up = _linear(weights, mlp[:2], (hidden, hidden), width)
-    down = _linear(weights, mlp[2:], (width,), hidden)
-    return Layer(weights(f"{base}.input_layernorm.weight", (width,)), *qkv, *out,
-                 weights(f"{base}.post_attention_layernorm.weight", (width,)), *gate_up, *down)
+    qkv = _linear(kind, weights, attention[:3], (q, kv, kv), width)
+    out = _linear(kind, weights, attention[3:], (width,), q)
+    gate_up = _linear(kind, weights, mlp[:2], (hidden, hidden), width)
+    down = _linear(kind, weights, mlp[2:], (width,), hidden)
+    return Layer(weights(f"{base}.input_layernorm.weight", (width,)), qkv, out,
+                 weights(f"{base}.post_attention_layernorm.weight", (width,)), gate_up, down)
 
 
 class Llama:
-    def __init__(self, config, weights):
+    """kind: of the matrices of the layers, as linear.py says; the head is f32."""
+
+    def __init__(self, config, weights, kind="f32"):
         self.config = config
         self.embed = weights("model.embed_tokens.weight", (config.vocabulary, config.width))
-        self.layers = [_layer(config, weights, i) for i in range(config.layers)]
+        self.layers = [_layer(config, kind, weights, i) for i in range(config.layers)]
         self.norm = weights("model.norm.weight", (config.width,))
         tied = config.tied or "lm_head.weight" not in weights
-        self.head = (self.embed if tied else weights("lm_head.weight", self.embed.shape)).T
+        head = self.embed if tied else weights("lm_head.weight", self.embed.shape)
+        self.head = Linear(head.T, None)
         self.rope = rope_table(config)
 
     def bind(self, cache, width):

@@ -13,8 +13,8 @@ from generate import checkpoint, engine, llama, sampling  # noqa: E402
 FOLDER = ROOT / "examples" / "generate" / "model"
 
 
-def load(folder):
-    return llama.Llama(checkpoint.read_config(folder), checkpoint.Weights(folder))
+def load(folder, kind="f32"):
+    return llama.Llama(checkpoint.read_config(folder), checkpoint.Weights(folder), kind)
 
 
 def generate(model, prompts, tokens, how=sampling.Sampling(), ignore_end=True, **options):
