@@ -118,9 +118,9 @@ KVOPS_API kvops_status kvops_cpu_attention_with_kv_cache_workspace(
 
 // ---- matrix products with packed weights --------------------------------------------------------
 //
-// The names are vLLM's; oneDNN, ACL or our own kernels may do the work. A handle is a number that
-// is never used again: a stale or foreign one is INVALID_ARGUMENT. 0 is no handle. Handles may be
-// shared by threads.
+// oneDNN multiplies (onednn.h), or our own kernels: KVOPS_IMPL=onednn_mm:highway, or :onednn, forces
+// one for weights that are packed later. A handle is a number that is never used again: a stale or
+// foreign one is INVALID_ARGUMENT, 0 is none. Threads may share handles.
 
 typedef struct kvops_create_onednn_mm_args {
   size_t struct_size;
@@ -154,7 +154,7 @@ typedef struct kvops_create_onednn_scaled_mm_args {
   int64_t primitive_cache_size;
 } kvops_create_onednn_scaled_mm_args;
 
-// Packs an int8 weight and fixes how the inputs are quantised.
+// Packs an int8 weight and fixes how inputs are quantised. k <= 131071: sums fit an int32.
 KVOPS_API kvops_status
 kvops_create_onednn_scaled_mm(const kvops_create_onednn_scaled_mm_args* args);
 
@@ -171,10 +171,10 @@ typedef struct kvops_onednn_scaled_mm_args {
 
 // acc = input . weight, exact; sw = weight_scales, sx = input_scale, W = column sums of weight:
 //
-//   static   out = RN_T(sx * sw * (acc - azp * W) + bias)               azp_adj is not read
+//   static   out = RN_T(sx * (sw * (acc - azp * W)) + bias)             azp_adj is not read
 //   dynamic  out = RN_T(sx * (sw * acc) - azp_adj * (sx * azp) + bias)  azp_adj absent: sw * W
 //
-// The dynamic terms are added from left to right. Static azp needs a handle created with use_azp.
+// Left to right, each step rounded to f32. Static azp needs a handle created with use_azp.
 KVOPS_API kvops_status kvops_onednn_scaled_mm(const kvops_onednn_scaled_mm_args* args);
 
 typedef struct kvops_release_dnnl_matmul_handler_args {

@@ -30,12 +30,12 @@ KVOPS_API kvops_status kvops_set_log(kvops_log function, void* context);
 //
 //   debug    KVOPS_DEBUG    any of bounds, log, sync, separated by commas; "" for none
 //            bounds         device-side indices, and scales of NVFP4, are checked before the call:
-//                           the first bad one is INVALID_ARGUMENT and nothing is written;
-//                           synchronises
+//                           the first bad one is INVALID_ARGUMENT, nothing is written; synchronises
 //            log            a line per call
 //            sync           every call waits for its device; both are inert during graph capture
 //   impl     KVOPS_IMPL     op:name, ...: forces an implementation where an operator has several
 //   cpu_isa  KVOPS_CPU_ISA  scalar, sse4, avx2, avx3: forces the CPU's instruction set; "" for best
+//   onednn   KVOPS_ONEDNN   path of oneDNN's library, or off; "" for where onednn.h looks
 //
 // UNSUPPORTED for a name or value that does not exist here; the setting is then unchanged.
 KVOPS_API kvops_status kvops_set_option(const char* name, const char* value);
