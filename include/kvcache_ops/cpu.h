@@ -118,8 +118,8 @@ KVOPS_API kvops_status kvops_cpu_attention_with_kv_cache_workspace(
 
 // ---- matrix products with packed weights --------------------------------------------------------
 //
-// oneDNN multiplies (onednn.h), or our own kernels: KVOPS_IMPL=onednn_mm:highway, or :onednn, forces
-// one for weights that are packed later. A handle is a number that is never used again: a stale or
+// oneDNN multiplies (onednn.h) or our own kernels do; KVOPS_IMPL=onednn_mm:highway, or :onednn,
+// forces one for weights packed later. A handle is a number that is never used again: a stale or
 // foreign one is INVALID_ARGUMENT, 0 is none. Threads may share handles.
 
 typedef struct kvops_create_onednn_mm_args {

@@ -1,4 +1,4 @@
-// release_dnnl_matmul_handler: forgets a number; the weight goes with the last product that uses it.
+// release_dnnl_matmul_handler: forgets a number; a weight goes with the last product that uses it.
 #include "cpu/matmul.h"
 #include "kvcache_ops.h"
 

@@ -1,4 +1,4 @@
-"""oneDNN beside another copy of itself: PyTorch's, or the system's with its symbols for everybody."""
+"""oneDNN beside another copy of itself: PyTorch's, or the system's with symbols for everybody."""
 import subprocess
 import sys
 
