@@ -314,8 +314,7 @@ std::string Sweep::run(Totals* totals) {
   return "";
 }
 
-// Tensors in CPU memory hold addresses or block numbers, and handles come from another call, which
-// random values are not: the lines of such operators are for the benchmark.
+// Addresses, block numbers, handles: random values are none. Such lines are for the benchmark.
 bool reads_host_values(const kvops_op_info& op) {
   for (size_t i = 0; i < op.num_args; ++i)
     if (op.args[i]->flags & KVOPS_ARG_HOST) return true;

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/backend.h"
+#include "cpu/onednn.h"
 #include "kvcache_ops/onednn.h"
 
 Recorded recorded;
@@ -69,6 +70,10 @@ const Backend kCpuBackend = {
 };
 
 }  // namespace kvops
+
+namespace kvops::cpu {
+bool set_onednn(std::string_view) { return true; }
+}  // namespace kvops::cpu
 
 extern "C" {
 int32_t kvops_cpu_attn_has_isa(int64_t) { return 0; }

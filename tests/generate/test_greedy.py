@@ -108,12 +108,12 @@ def test_narrow_caches_stay_close(model, dense, prompts, dtype, share, distance)
 
 
 @pytest.mark.parametrize("kind, share, distance", [
-    # bf16 weights and activations: errors of 2^-9 each (the shipped weights are bf16 and lose
-    # nothing), averaged over sums of 256 terms: as a bf16 cache, a little more.
-    ("bf16", 0.98, 0.2),
+    # bf16: errors of 2^-9 in activations (the shipped weights are bf16 and lose nothing), averaged
+    # over sums of 256 terms or more: about 1e-2 in a logit, as with a bf16 cache.
+    ("bf16", 0.99, 0.1),
     # int8: errors of 1/254 of the largest element of a row or column, 1 to 2 % of a typical one,
-    # in weights and activations of every product: about 0.1 in a logit, as an e4m3 cache.
-    ("int8", 0.95, 1.0),
+    # in weights and activations of every product: up to 0.1 in a logit.
+    ("int8", 0.98, 0.3),
 ])
 def test_narrow_weights_stay_close(dense, prompts, kind, share, distance):
     """The same rule for weights: of the tokens chosen, `share` are the dense model's own choice

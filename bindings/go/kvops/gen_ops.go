@@ -1211,7 +1211,7 @@ type CreateOnednnScaledMmArgs struct {
 
 // CreateOnednnScaledMm runs kvops_create_onednn_scaled_mm.
 //
-// Packs an int8 weight and fixes how the inputs are quantised.
+// Packs an int8 weight and fixes how inputs are quantised. k <= 131071: sums fit an int32.
 func CreateOnednnScaledMm(a *CreateOnednnScaledMmArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -1236,10 +1236,10 @@ type OnednnScaledMmArgs struct {
 //
 // acc = input . weight, exact; sw = weight_scales, sx = input_scale, W = column sums of weight:
 //
-//	static   out = RN_T(sx * sw * (acc - azp * W) + bias)               azp_adj is not read
+//	static   out = RN_T(sx * (sw * (acc - azp * W)) + bias)             azp_adj is not read
 //	dynamic  out = RN_T(sx * (sw * acc) - azp_adj * (sx * azp) + bias)  azp_adj absent: sw * W
 //
-// The dynamic terms are added from left to right. Static azp needs a handle created with use_azp.
+// Left to right, each step rounded to f32. Static azp needs a handle created with use_azp.
 func OnednnScaledMm(a *OnednnScaledMmArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)

@@ -819,7 +819,7 @@ def create_onednn_scaled_mm(
     primitive_cache_size: int = 0,
     stream: StreamLike = None,
 ) -> None:
-    """Packs an int8 weight and fixes how the inputs are quantised."""
+    """Packs an int8 weight and fixes how inputs are quantised. k <= 131071: sums fit an int32."""
 
 def onednn_scaled_mm(
     *,
@@ -835,10 +835,10 @@ def onednn_scaled_mm(
     """
     acc = input . weight, exact; sw = weight_scales, sx = input_scale, W = column sums of weight:
 
-      static   out = RN_T(sx * sw * (acc - azp * W) + bias)               azp_adj is not read
+      static   out = RN_T(sx * (sw * (acc - azp * W)) + bias)             azp_adj is not read
       dynamic  out = RN_T(sx * (sw * acc) - azp_adj * (sx * azp) + bias)  azp_adj absent: sw * W
 
-    The dynamic terms are added from left to right. Static azp needs a handle created with use_azp.
+    Left to right, each step rounded to f32. Static azp needs a handle created with use_azp.
     """
 
 def static_scaled_int8_quant(

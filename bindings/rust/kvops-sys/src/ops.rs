@@ -1285,16 +1285,16 @@ extern "C" {
     /// ```
     pub fn kvops_release_dnnl_matmul_handler(args: *const kvops_release_dnnl_matmul_handler_args) -> kvops_status;
     /// ```text
-    /// Packs an int8 weight and fixes how the inputs are quantised.
+    /// Packs an int8 weight and fixes how inputs are quantised. k <= 131071: sums fit an int32.
     /// ```
     pub fn kvops_create_onednn_scaled_mm(args: *const kvops_create_onednn_scaled_mm_args) -> kvops_status;
     /// ```text
     /// acc = input . weight, exact; sw = weight_scales, sx = input_scale, W = column sums of weight:
     ///
-    ///   static   out = RN_T(sx * sw * (acc - azp * W) + bias)               azp_adj is not read
+    ///   static   out = RN_T(sx * (sw * (acc - azp * W)) + bias)             azp_adj is not read
     ///   dynamic  out = RN_T(sx * (sw * acc) - azp_adj * (sx * azp) + bias)  azp_adj absent: sw * W
     ///
-    /// The dynamic terms are added from left to right. Static azp needs a handle created with use_azp.
+    /// Left to right, each step rounded to f32. Static azp needs a handle created with use_azp.
     /// ```
     pub fn kvops_onednn_scaled_mm(args: *const kvops_onednn_scaled_mm_args) -> kvops_status;
     /// ```text
