@@ -35,7 +35,7 @@ struct Gemm {
   void* out;             // m rows of n elements
   int64_t out_stride;
 };
-bool gemm(const Gemm& g);
+[[nodiscard]] bool gemm(const Gemm& g);
 
 // Panels of gemm_i8() begin at multiples of this many columns.
 inline constexpr int64_t kGemmColumns = 64;
@@ -51,6 +51,6 @@ struct GemmI8 {
   int32_t* sums;
   int64_t sums_stride;
 };
-bool gemm_i8(const GemmI8& g);
+[[nodiscard]] bool gemm_i8(const GemmI8& g);
 
 }  // namespace kvops::cpu

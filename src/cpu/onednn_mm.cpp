@@ -20,7 +20,7 @@ kvops_status onednn_mm(const kvops_onednn_mm_args& a) {
                   a.input.data, a.input.stride[0],    present(a.bias) ? a.bias.data : nullptr,
                   a.out.data,   a.out.stride[0]};
   if (weight->onednn) return weight->onednn->multiply(op, g);
-  gemm(g);
+  if (!gemm(g)) return fail(KVOPS_OUT_OF_MEMORY, op, "", "the host has no memory left");
   return KVOPS_OK;
 }
 

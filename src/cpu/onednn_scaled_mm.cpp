@@ -156,8 +156,8 @@ struct Job {
                       kPanelColumns};
     if (weight.onednn) {
       if (auto s = weight.onednn->multiply_i8("onednn_scaled_mm", g)) return s;
-    } else {
-      gemm_i8(g);
+    } else if (!gemm_i8(g)) {
+      return KVOPS_OUT_OF_MEMORY;
     }
     const auto* adj = static_cast<const float*>(a.azp_adj.data);
     const auto* bias = static_cast<const T*>(a.bias.data);
@@ -192,7 +192,8 @@ kvops_status run(const kvops_onednn_scaled_mm_args& a, const MatmulWeight& weigh
   });
   if (!status) return KVOPS_OK;
   // The message of another thread is not seen here.
-  return fail(status, "onednn_scaled_mm", "", "oneDNN failed");
+  return fail(status, "onednn_scaled_mm", "",
+              status == KVOPS_OUT_OF_MEMORY ? "the host has no memory left" : "oneDNN failed");
 }
 
 }  // namespace
