@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gathering rows of paged caches into dense memory.
-// T: f32 f16 bf16. Cache: T, or an fp8 dtype with its scale.
+// Gathering rows of paged caches into dense memory. T: f32 f16 bf16. Cache: T, or fp8 with a scale.
 //
 // Row t of out belongs to request b with cu_seq_lens[b] <= t < cu_seq_lens[b + 1] and is read from
 //
@@ -8,8 +7,9 @@
 //   entry = kv_cache[block_table[b, pos / block], pos % block]
 //
 // Rows that belong to no request are left alone; a decreasing pair of cu_seq_lens is an empty
-// request. A row with pos < 0, pos / block >= width or a block outside [0, blocks) is a fault: left
-// alone, or zeroed if zero_invalid.
+// request, and rows from cu_seq_lens[batch] on are nobody's. A row with pos < 0, pos / block >=
+// width or a block outside [0, blocks) is left alone, or zeroed if zero_invalid; faults grows by
+// one for every such pos / block (rounded down) of every request.
 #ifndef KVCACHE_OPS_CACHE_READ_H_
 #define KVCACHE_OPS_CACHE_READ_H_
 

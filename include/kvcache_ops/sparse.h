@@ -46,7 +46,7 @@ typedef struct kvops_cp_gather_indexer_k_quant_cache_args {
 } kvops_cp_gather_indexer_k_quant_cache_args;
 
 // Gathers codes and scales of a batch into two packed arrays, byte for byte; d and groups come from
-// the outputs. Rows, requests and faults as in the gather section of cache.h.
+// the outputs. Rows, requests and faults as in cache_read.h.
 KVOPS_API kvops_status
 kvops_cp_gather_indexer_k_quant_cache(const kvops_cp_gather_indexer_k_quant_cache_args* args);
 

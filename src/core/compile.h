@@ -267,7 +267,7 @@ struct Compiler {
       r.kind = RuleKind(row.kind - kRule), r.text = row.text;
       std::string_view s = row.text;
       if (r.kind == RuleKind::alias || r.kind == RuleKind::overlap) r.other = arg(s);
-      if (r.kind == RuleKind::blocks) r.other = arg(row.compare);
+      if (r.kind >= RuleKind::blocks) r.other = arg(row.compare);
       if (*row.name) r.arg = arg(row.name);
       if (r.kind == RuleKind::when || r.kind == RuleKind::require) predicate(r);
       if (r.kind >= RuleKind::noop) r.lhs = expr(s, false);

@@ -59,7 +59,17 @@ struct Arg {
   double tolerance[2] = {};  // f32; 16-bit and narrower dtypes
 };
 
-enum class RuleKind : uint8_t { when, require, alias, overlap, scales, noop, index, blocks };
+enum class RuleKind : uint8_t {
+  when,
+  require,
+  alias,
+  overlap,
+  scales,
+  noop,
+  index,
+  blocks,
+  gather
+};
 enum class Form : uint8_t { compare, is, is_not, given, absent, positive, finite, pages };
 enum class Cmp : uint8_t { eq, ne, le, ge, lt, gt };
 struct Rule {

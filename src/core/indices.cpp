@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "core/bound.h"
@@ -83,6 +84,61 @@ kvops_status check_blocks(const Call& call, const Rule& r, int64_t bound, const 
   return KVOPS_OK;
 }
 
+int64_t symbol_of(const Call& call, std::string_view name) {
+  for (int i = 0; i < call.contract.num_symbols; ++i)
+    if (call.contract.symbols[i] == name) return call.value[i];
+  return -1;
+}
+
+// Every entry of a block table that positions [start, start + count) of request b need.
+struct Positions {
+  int64_t b, start, count;
+};
+kvops_status check_positions(const Call& call, const Rule& r, int64_t bound, const Values& table,
+                             const Positions& need) {
+  auto& c = call.contract;
+  const int64_t width = table.tensor.shape[1], block = symbol_of(call, "block");
+  const int64_t b = need.b, start = need.start, last = start + need.count - 1;
+  if (start < 0 || last >= width * block)
+    return fail_at(b, KVOPS_INVALID_ARGUMENT, c.op, c.args[r.other].name,
+                   "request %lld needs position %lld, expected 0 to %lld (width * block - 1)",
+                   (long long)b, (long long)(start < 0 ? start : last),
+                   (long long)(width * block - 1));
+  for (int64_t page = start / block; page <= last / block; ++page) {
+    const int64_t i = b * width + page, value = table.at(i);
+    if (value < 0 || value >= bound) return bad(c, c.args[r.arg], i, value, bound);
+  }
+  return KVOPS_OK;
+}
+
+// The values of the argument `name`; none when it is absent.
+kvops_status read_optional(const Call& call, std::string_view name, const DeviceApi& device,
+                           const Bound& bound, std::optional<Values>& values) {
+  for (auto& a : call.contract.args) {
+    if (a.name != name || Call::absent(call.tensor_of(a))) continue;
+    values.emplace(call.tensor_of(a));
+    return values->read(device, bound);
+  }
+  return KVOPS_OK;
+}
+
+// Rows [starts[b], starts[b + 1]) of the result belong to request b. Where the table lets there be
+// any number of `starts`, the last one owns the rest.
+kvops_status check_gather(const Call& call, const Rule& r, int64_t limit, const Values& table,
+                          const Values& starts, const std::optional<Values>& seq_starts) {
+  const int64_t batch = table.tensor.shape[0], rows = symbol_of(call, "rows");
+  const bool with_end = symbol_of(call, "starts") < 0;
+  const int64_t end = with_end ? std::min(starts.at(batch), rows) : rows;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t first = std::max<int64_t>(starts.at(b), 0);
+    const int64_t last = std::min(b + 1 < batch ? starts.at(b + 1) : end, end);
+    if (first >= last) continue;
+    const int64_t start = first - starts.at(b) + (seq_starts ? seq_starts->at(b) : 0);
+    if (auto s = check_positions(call, r, limit, table, {b, start, last - first})) return s;
+  }
+  return KVOPS_OK;
+}
+
 kvops_status check_scales(const Contract& c, const Arg& a, const Values& values) {
   for (int64_t i = 0; i < values.count(); ++i) {
     float scale = values.real_at(i);
@@ -103,10 +159,13 @@ kvops_status check(const Call& call, const Rule& r, const DeviceApi& device, con
   Values values(tensor);
   if (auto s = values.read(device, bound)) return s;
   if (scales) return check_scales(c, c.args[r.arg], values);
-  if (r.kind == RuleKind::blocks) {
-    Values lengths(call.tensor_of(c.args[r.other]));
-    if (auto s = lengths.read(device, bound)) return s;
-    return check_blocks(call, r, limit, values, lengths);
+  if (r.kind >= RuleKind::blocks) {
+    Values other(call.tensor_of(c.args[r.other]));
+    if (auto s = other.read(device, bound)) return s;
+    if (r.kind == RuleKind::blocks) return check_blocks(call, r, limit, values, other);
+    std::optional<Values> seq_starts;
+    if (auto s = read_optional(call, "seq_starts", device, bound, seq_starts)) return s;
+    return check_gather(call, r, limit, values, other, seq_starts);
   }
   for (int64_t i = 0; i < values.count(); ++i)
     if (values.at(i) >= limit) return bad(c, c.args[r.arg], i, values.at(i), limit);
@@ -122,8 +181,7 @@ kvops_status check_indices(const Contract& c, const void* args, const DeviceApi&
   bool active = true;
   for (auto& r : c.rules) {
     if (r.kind == RuleKind::when) active = call.test(r) == Truth::yes;
-    bool checked =
-        r.kind == RuleKind::index || r.kind == RuleKind::blocks || r.kind == RuleKind::scales;
+    bool checked = r.kind >= RuleKind::index || r.kind == RuleKind::scales;
     if (!checked || !active) continue;
     if (auto s = check(call, r, device, bound)) return s;
   }

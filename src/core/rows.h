@@ -67,6 +67,7 @@ consteval size_t field(size_t offset) {
 #define NOOP(symbol)            KVOPS_RULE_(noop, "", symbol)
 #define INDEX(f, bound)         KVOPS_RULE_(index, #f, bound)
 #define BLOCKS(f, bound, lens)  Row{#f, 0, kRule + int(RuleKind::blocks), 0, {}, bound, #lens},
+#define GATHER(f, bound, first)  Row{#f, 0, kRule + int(RuleKind::gather), 0, {}, bound, #first},
 // clang-format on
 
 // Names of the values of ENUM rows, also known to rules.

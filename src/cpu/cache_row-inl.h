@@ -1,4 +1,5 @@
-// Rows on their way into a cache: copied as they are, or quantised to fp8 by a true division.
+// Rows on their way into a cache: copied as they are, or quantised to fp8 by a true division; and
+// fp8 rows on their way out, times a scale.
 // Cache types: the type of the source (as an integer of its size), or an fp8 type.
 #include <cstring>
 
@@ -30,6 +31,16 @@ HWY_INLINE void write_row(const S* from, C* to, int64_t n, float scale) {
     if (i < n)
       store_n(d, hn::Div(load_n(d, from + i, size_t(n - i)), divisor), to + i, size_t(n - i));
   }
+}
+
+template <bool stream, class C, class T>
+HWY_INLINE void read_row(const C* from, T* to, int64_t n, float scale) {
+  const hn::ScalableTag<float> d;
+  const auto factor = hn::Set(d, scale);
+  const auto lanes = int64_t(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) store<stream>(d, hn::Mul(load(d, from + i), factor), to + i);
+  if (i < n) store_n(d, hn::Mul(load_n(d, from + i, size_t(n - i)), factor), to + i, size_t(n - i));
 }
 
 // The scale of head h: a scalar, or one per head; 1 when there is none.

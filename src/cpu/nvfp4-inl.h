@@ -133,6 +133,31 @@ HWY_INLINE void nvfp4_groups(const S* x, int64_t n, float inverse, bool four_ove
   }
 }
 
+// 16 codes from 8 bytes, times a scale. Both bytes of the bf16 that a code is come from tables.
+template <bool stream, class T>
+HWY_INLINE void load_codes(const uint8_t* codes, float scale, T* to) {
+  const hn::FixedTag<uint8_t, 16> d8;
+  const hn::Half<decltype(d8)> half;
+  const hn::Repartition<uint16_t, decltype(d8)> d16;
+  HWY_ALIGN static constexpr uint8_t kHigh[16] = {0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40,
+                                                  0x80, 0xBF, 0xBF, 0xBF, 0xC0, 0xC0, 0xC0, 0xC0};
+  HWY_ALIGN static constexpr uint8_t kLow[16] = {0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0,
+                                                 0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0};
+  const auto pairs = hn::ZeroExtendVector(d8, hn::LoadU(half, codes));
+  const auto nibbles = hn::InterleaveLower(
+      d8, hn::And(pairs, hn::Set(d8, 15)),
+      hn::And(hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(d16, pairs))), hn::Set(d8, 15)));
+  HWY_ALIGN bf16 values[16];
+  const auto high = hn::TableLookupBytes(hn::Load(d8, kHigh), nibbles);
+  const auto low = hn::TableLookupBytes(hn::Load(d8, kLow), nibbles);
+  hn::Store(hn::InterleaveLower(d8, low, high), d8, reinterpret_cast<uint8_t*>(values));
+  hn::Store(hn::InterleaveUpper(d8, low, high), d8, reinterpret_cast<uint8_t*>(values) + 16);
+  const GroupLanes d;
+  const auto factor = hn::Set(d, scale);
+  for (size_t i = 0; i < 16; i += hn::Lanes(d))
+    store<stream>(d, hn::Mul(load(d, values + i), factor), to + i);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace kvops::cpu
 HWY_AFTER_NAMESPACE();

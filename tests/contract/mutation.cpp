@@ -194,8 +194,8 @@ struct Mutator {
 
   void rule(size_t i) {
     auto& r = c.rules[i];
-    static const char* const kinds[] = {"IF",     "RULE", "ALIAS", "OVERLAP",
-                                        "SCALES", "NOOP", "INDEX", "BLOCKS"};
+    static const char* const kinds[] = {"IF",   "RULE",  "ALIAS",  "OVERLAP", "SCALES",
+                                        "NOOP", "INDEX", "BLOCKS", "GATHER"};
     auto* what = r.kind == RuleKind::scales ? c.args[r.arg].name : r.text;
     string name = string(kinds[int(r.kind)]) + " \"" + what + "\" ";
     if (r.kind == RuleKind::when)  // what it governs always holds

@@ -20,13 +20,23 @@ constexpr int64_t kOne = 0x3F800000, kMinusOne = 0xBF800000;  // as bits of an f
 
 // Rules about what is in memory.
 bool checks_values(const Rule& r) {
-  return r.kind == RuleKind::index || r.kind == RuleKind::blocks || r.kind == RuleKind::scales;
+  return r.kind >= RuleKind::index || r.kind == RuleKind::scales;
 }
 
 bool has_strange_strides(const kvops_tensor& t) {
   for (int i = 0; i < t.rank; ++i)
     if (t.stride[i] < 0 || t.shape[i] < 1 || t.shape[i] > 1 << 20) return true;
   return false;
+}
+
+// The first request of a gather has a row, at position 0.
+void begin_at_zero(ArgsCall& call, const kvops_tensor& starts) {
+  std::memset(starts.data, 0, 4);
+  auto* a = call.find("seq_starts");
+  if (!call.present(a)) return;
+  auto t = call.tensor(a);
+  t.data = filled(t, 0);
+  call.put(a, t);
 }
 
 }  // namespace
@@ -43,11 +53,12 @@ std::vector<ArgsCall> calls_with_values(const Contract& c, const ArgsCall& base)
     const int64_t value = r.kind == RuleKind::scales ? kOne : 0;
     if (zero.tensor(a).data == t.data) t.data = filled(t, value), zero.put(a, t);
     any = true;
-    if (r.kind != RuleKind::blocks) continue;
+    if (r.kind < RuleKind::blocks) continue;
     auto* lengths = base.find(c.args[r.other].name);
     t = base.tensor(lengths);
     t.data = filled(t, 1);
     zero.put(lengths, t);
+    if (r.kind == RuleKind::gather) begin_at_zero(zero, t);
   }
   if (!any) return {};
   std::vector<ArgsCall> calls = {zero};

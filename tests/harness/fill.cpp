@@ -55,6 +55,16 @@ bool Fill::is_index(const kvops_arg_info& arg, const char* verb,
   return false;
 }
 
+// "gather block_table blocks cu_seq_lens": the last word.
+bool Fill::gathers_by(const kvops_arg_info& arg) const {
+  std::vector<std::string> list;
+  for (size_t r = 0; r < op_.num_rules; ++r) {
+    list = words(op_.rules[r]);
+    if (list.size() == 4 && list[0] == "gather" && list[3] == arg.name) return true;
+  }
+  return false;
+}
+
 int64_t Fill::index(int64_t bound) { return bound > 0 ? int64_t(below(uint64_t(bound))) : -1; }
 
 // Distinct, so that no two threads write one place; -1 when there are not enough.
@@ -115,6 +125,40 @@ std::vector<int64_t> Fill::sorted(const kvops_arg_info& arg, int64_t count, int6
   return all;
 }
 
+// Where the requests of a gather begin, from the last one on: in batch + 1 entries with the end, or
+// in others, of which the last request owns all rows that are left. Some are empty.
+std::vector<int64_t> Fill::first_rows(int64_t count) {
+  double batch = 0, rows = 0, width = 0, block = 0, any = 0;
+  shapes_.number("batch", &batch), shapes_.number("rows", &rows);
+  shapes_.number("width", &width), shapes_.number("block", &block);
+  const bool with_end = !shapes_.number("starts", &any);
+  const auto most = uint64_t(width * block);
+  std::vector<int64_t> all(static_cast<size_t>(count));
+  lengths_.assign(size_t(batch), 0);
+  int64_t first = int64_t(rows);
+  if (with_end && below(2)) first -= int64_t(below(uint64_t(rows) + 1)) / 4;
+  for (auto b = size_t(batch); b <= size_t(count) && b < all.size(); ++b)
+    all[b] = with_end && bad_indices_ && first == int64_t(rows) ? first + int64_t(below(9)) : first;
+  for (auto b = size_t(batch); b-- > 0; all[b] = first) {
+    const uint64_t kinds[] = {0, most, below(most + 1), below(most + 1)};
+    lengths_[b] = std::min(first, int64_t(kinds[below(4)]));
+    first -= lengths_[b];
+  }
+  return all;
+}
+
+std::vector<int64_t> Fill::seq_starts(int64_t count) {
+  double width = 0, block = 0;
+  shapes_.number("width", &width), shapes_.number("block", &block);
+  std::vector<int64_t> all(static_cast<size_t>(count));
+  const int64_t bad[] = {-3, int64_t(width * block) - 1, INT32_MAX, INT32_MIN};
+  for (size_t b = 0; b < all.size(); ++b) {
+    const int64_t spare = int64_t(width * block) - (b < lengths_.size() ? lengths_[b] : 0);
+    all[b] = bad_indices_ && below(4) == 0 ? bad[below(4)] : int64_t(below(uint64_t(spare) + 1));
+  }
+  return all;
+}
+
 uint64_t Fill::number(kvops_dtype dtype) {
   static constexpr float kSpecial[] = {0.0f,    -0.0f,    INFINITY, -INFINITY, NAN,   1e-40f,
                                        -1e-45f, 65504.0f, 448.0f,   -57344.0f, 3e38f, 6e-8f};
@@ -144,6 +188,12 @@ std::vector<uint8_t> Fill::values(const kvops_arg_info& arg, kvops_dtype dtype,
     list = indices(count, int64_t(bound));
   } else if (is_index(arg, "blocks", &words) && shapes_.number(words[2], &bound)) {
     list = blocks(count, int64_t(bound));
+  } else if (is_index(arg, "gather", &words) && shapes_.number(words[2], &bound)) {
+    list = blocks(count, int64_t(bound));
+  } else if (gathers_by(arg)) {
+    list = first_rows(count);
+  } else if (!std::strcmp(arg.name, "seq_starts")) {
+    list = seq_starts(count);
   } else if (dtype == KVOPS_I32) {
     list = sorted(arg, count, shape.empty() ? 1 : shape.back());
   }

@@ -28,6 +28,7 @@ struct Tensor {
   int64_t written = 0;     // and what it must write
   int64_t bound = 0;       // indices: values lie in [0, bound)
   bool is_length = false;  // ... and are all bound - 1
+  int64_t rows = 0;        // first rows of requests, which share these rows evenly
   bool is_shared = false;  // an index chooses a small part: calls may use the same memory
 };
 
@@ -36,6 +37,7 @@ struct Layout {
   std::vector<std::byte> args;  // the struct, shapes in place, data NULL
   std::vector<Tensor> tensors;
   int64_t run = 1;      // slots come in aligned runs of this many
+  int64_t batch = 0;    // requests of a gather
   int64_t traffic = 0;  // least bytes read and written by one call
   int64_t behind = 0;   // bytes of the cache behind each address of an argument
   kvops_query_result query{};

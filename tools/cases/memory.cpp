@@ -143,6 +143,10 @@ std::vector<int64_t> Memory::indices(const Tensor& tensor, size_t set) {
   std::vector<int64_t> values(size_t(count), 0);
   if (tensor.is_length) {
     std::fill(values.begin(), values.end(), tensor.bound - 1);
+  } else if (tensor.rows > 0) {
+    auto batch = layout_->batch;
+    for (int64_t i = 0; i < count; ++i)
+      values[size_t(i)] = tensor.rows * std::min(i, batch) / std::max<int64_t>(batch, 1);
   } else if (std::strstr(tensor.info->name, "_indexes")) {
     values = sorted(tensor, count);
   } else if (std::strcmp(tensor.info->name, "block_mapping") == 0) {

@@ -11,17 +11,20 @@
 namespace kvops::cases {
 namespace {
 
-// "index slot_mapping blocks*block", "blocks block_table blocks seq_lens".
+// "index slot_mapping blocks*block", "blocks block_table blocks seq_lens",
+// "gather block_table blocks cu_seq_lens".
 struct IndexRule {
   std::string argument, bound, lengths;
+  bool gather;
 };
 
 std::vector<IndexRule> index_rules(const kvops_op_info* op) {
   std::vector<IndexRule> all;
   for (size_t i = 0; i < op->num_rules; ++i) {
     auto list = harness::words(op->rules[i]);
-    if (list.size() >= 3 && (list[0] == "index" || list[0] == "blocks"))
-      all.push_back({list[1], list[2], list.size() > 3 ? list[3] : ""});
+    bool gather = !list.empty() && list[0] == "gather";
+    if (list.size() >= 3 && (list[0] == "index" || list[0] == "blocks" || gather))
+      all.push_back({list[1], list[2], list.size() > 3 ? list[3] : "", gather});
   }
   return all;
 }
@@ -69,6 +72,7 @@ struct Counter {
       auto bound = number(rule.bound);
       if (!by || !bound || !*bound || !chooses(rule, t.info)) continue;
       auto entries = double(count_of(by->shape));
+      if (rule.gather) return gathered_part(double(*bound));
       if (!rule.lengths.empty()) entries *= live_part();
       return std::min(1.0, entries / double(*bound));
     }
@@ -111,6 +115,24 @@ struct Counter {
     }
   }
 
+  // Every row of a gather comes from a slot of its own while there are enough of them.
+  double gathered_part(double blocks) const {
+    auto slots = blocks * double(number("block").value_or(0));
+    return slots > 0 ? std::min(1.0, double(number("rows").value_or(0)) / slots) : 0;
+  }
+
+  // Tables are read as far as rows need them, and what rows held before is not read.
+  void count_gather(Tensor& t, const IndexRule& rule) const {
+    auto rows = number("rows").value_or(0),
+         batch = std::max<int64_t>(number("batch").value_or(1), 1);
+    auto block = std::max<int64_t>(number("block").value_or(1), 1);
+    if (rule.argument == t.info->name) t.read = std::min(t.bytes, 4 * (rows / block + batch));
+    if (t.written) t.read = 0;
+    if (rule.lengths == t.info->name) t.rows = rows;
+    auto spare = number("width").value_or(0) * block - (rows + batch - 1) / batch;
+    if (std::strcmp(t.info->name, "seq_starts") == 0) t.bound = std::max<int64_t>(spare, 0) + 1;
+  }
+
   void count(Tensor& t) const {
     t.bytes = count_of(t.shape) * kvops_dtype_size(t.shape.dtype);
     double part = part_of(t);
@@ -122,7 +144,10 @@ struct Counter {
     t.read = flags & KVOPS_ARG_READ && !(chosen && t.written) ? moved : 0;
     for (auto& rule : rules) {
       if (rule.argument == t.info->name) t.bound = number(rule.bound).value_or(0);
-      if (rule.lengths == t.info->name) t.is_length = true;
+      if (rule.gather)
+        count_gather(t, rule);
+      else if (rule.lengths == t.info->name)
+        t.is_length = true;
     }
     if (t.is_length && number("seq_len")) t.bound = *number("seq_len") + 1;
     bound_by_name(t);
@@ -138,6 +163,7 @@ void count_traffic(Layout& layout, const Lookup& lookup) {
     layout.traffic += t.read + t.written;
   }
   layout.traffic += harness::weight_bytes(*layout.op, layout.args.data());
+  layout.batch = counter.number("batch").value_or(0);
   auto copies = counter.number("copies"), size = counter.number("sizes");
   if (copies && size) layout.traffic += 2 * *copies * *size;
   auto entry = counter.number("entry_stride*bytes(cache_dtype)");
