@@ -1,11 +1,13 @@
 // Rows on their way into a cache: copied as they are, or quantised to fp8 by a true division; and
 // fp8 rows on their way out, times a scale.
 // Cache types: the type of the source (as an integer of its size), or an fp8 type.
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/dispatch.h"
 #include "core/view.h"
-#include "cpu/simd-inl.h"
+#include "cpu/fp8-inl.h"
 
 #if defined(KVOPS_CPU_CACHE_ROW_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVOPS_CPU_CACHE_ROW_INL_H_
@@ -39,6 +41,9 @@ HWY_INLINE void read_row(const C* from, T* to, int64_t n, float scale) {
   const auto factor = hn::Set(d, scale);
   const auto lanes = int64_t(hn::Lanes(d));
   int64_t i = 0;
+  if constexpr (kByHalf<C>)  // the gain is exact unless it overflows
+    if (std::abs(scale * kHalfGain<C>) < std::numeric_limits<float>::infinity())
+      i = read_by_half<stream>(from, to, n, scale);
   for (; i + lanes <= n; i += lanes) store<stream>(d, hn::Mul(load(d, from + i), factor), to + i);
   if (i < n) store_n(d, hn::Mul(load_n(d, from + i, size_t(n - i)), factor), to + i, size_t(n - i));
 }

@@ -29,8 +29,10 @@ kvops_status upconvert(const Args& a, const GatherMap& map) {
       map, a.kv_cache, a.out, a.faults, [&]<bool stream>(const uint8_t* entry, T* row) {
         float scales[kGroups];  // as they lie in the record: 8 of groups 0, 4, ..., 8 of 1, 5, ...
         read_row<false>(reinterpret_cast<const f8_e4m3*>(entry + 320), scales, kGroups, 1.0f);
-        for (int64_t g = 0; g < kGroups; ++g)
-          load_codes<stream>(entry + 8 * g, scales[8 * (g % 4) + g / 4], row + 16 * g);
+        for (int64_t g = 0; g < kGroups; g += 2) {
+          const float* scale = scales + 8 * (g % 4) + g / 4;
+          load_codes<stream>(entry + 8 * g, scale[0], scale[8], row + 16 * g);
+        }
         read_row<stream>(reinterpret_cast<const f8_e4m3*>(entry + 256), row + kLatent, kRope, 1.0f);
       });
 }

@@ -1,5 +1,5 @@
-// Gathered rows as they are: bytes of a paged cache into rows, past the caches when there are more
-// than those hold.
+// Gathered rows: bytes of a paged cache as they are, or rows made of one entry each. They go past
+// the caches when those cannot hold what is read and written.
 #include <cstring>
 
 #include "cpu/gather.h"
@@ -88,7 +88,7 @@ kvops_status gather_planes(const GatherMap& m, const kvops_tensor& faults,
         });
     return KVOPS_OK;
   };
-  const bool large = (m.rows - m.first) * bytes > last_cache_bytes();
+  const bool large = (m.rows - m.first) * 2 * bytes > last_cache_bytes();
   return large ? run.template operator()<true>() : run.template operator()<false>();
 }
 
@@ -115,8 +115,8 @@ kvops_status gather_entries(const GatherMap& m, const kvops_tensor& cache, const
         });
     return KVOPS_OK;
   };
-  auto gathered = rows_view<T>(out);
-  gathered.rows = m.rows - m.first;
+  auto gathered = rows_view<T>(out);  // what is read displaces as much as what is written
+  gathered.rows = (m.rows - m.first) * (bytes + entries.shape[2] * int64_t(sizeof(S))) / bytes;
   return streams(gathered) ? run.template operator()<true>() : run.template operator()<false>();
 }
 

@@ -3,7 +3,7 @@
 // Scales and reciprocals of up to kNvfp4Groups groups are computed side by side, lane = group; the
 // elements of one group lie across lanes, at most 16 at a time.
 #include "core/nvfp4.h"
-#include "cpu/simd-inl.h"
+#include "cpu/fp8-inl.h"
 
 #if defined(KVOPS_CPU_NVFP4_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVOPS_CPU_NVFP4_INL_H_
@@ -133,9 +133,10 @@ HWY_INLINE void nvfp4_groups(const S* x, int64_t n, float inverse, bool four_ove
   }
 }
 
+#if HWY_TARGET > HWY_AVX2
 // 16 codes from 8 bytes, times a scale. Both bytes of the bf16 that a code is come from tables.
 template <bool stream, class T>
-HWY_INLINE void load_codes(const uint8_t* codes, float scale, T* to) {
+HWY_INLINE void load_group(const uint8_t* codes, float scale, T* to) {
   const hn::FixedTag<uint8_t, 16> d8;
   const hn::Half<decltype(d8)> half;
   const hn::Repartition<uint16_t, decltype(d8)> d16;
@@ -156,6 +157,53 @@ HWY_INLINE void load_codes(const uint8_t* codes, float scale, T* to) {
   const auto factor = hn::Set(d, scale);
   for (size_t i = 0; i < 16; i += hn::Lanes(d))
     store<stream>(d, hn::Mul(load(d, values + i), factor), to + i);
+}
+#else
+// As many codes as there are lanes, from words that are repeated for 8 lanes each, times a factor.
+template <class D>
+HWY_INLINE hn::Vec<D> values_of_codes(D d, hn::Vec<Bits32<D>> words, hn::Vec<D> factor) {
+  const Bits32<D> du;
+  HWY_ALIGN static constexpr uint32_t kShifts[16] = {0, 4, 8, 12, 16, 20, 24, 28,
+                                                     0, 4, 8, 12, 16, 20, 24, 28};
+  HWY_ALIGN static constexpr float kValues[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,
+                                                  4.0f,  6.0f,  -0.0f, -0.5f, -1.0f, -1.5f,
+                                                  -2.0f, -3.0f, -4.0f, -6.0f};
+  const auto codes = hn::Shr(words, hn::Load(du, kShifts));
+  const auto low = hn::And(codes, hn::Set(du, uint32_t(hn::Lanes(d) - 1)));
+  auto values = hn::TableLookupLanes(hn::Load(d, kValues), hn::IndicesFromVec(d, low));
+  if constexpr (hn::MaxLanes(D()) == 8) {
+    const auto sign = hn::And(hn::ShiftLeft<28>(codes), hn::Set(du, kSign));
+    values = hn::Xor(values, hn::BitCast(d, sign));
+  }
+  return hn::Mul(values, factor);
+}
+#endif
+
+// 32 codes from 16 bytes, 16 times each of two scales.
+template <bool stream, class T>
+HWY_INLINE void load_codes(const uint8_t* codes, float scale0, float scale1, T* to) {
+#if HWY_TARGET <= HWY_AVX2
+  const hn::ScalableTag<float> d;
+  const Bits32<decltype(d)> du;
+  const auto lanes = int64_t(hn::Lanes(d));
+  uint32_t words[4];
+  hwy::CopyBytes<16>(codes, words);
+  const auto values = [&](int64_t i) HWY_ATTR {  // elements i, i + 1, ...
+    const auto factor = hn::Set(d, i < 16 ? scale0 : scale1);
+    if constexpr (hn::MaxLanes(decltype(d)()) == 8) {
+      return values_of_codes(d, hn::Set(du, words[i / 8]), factor);
+    } else {
+      const hn::Half<Bits32<decltype(d)>> half;
+      const auto low = hn::Set(half, words[i / 8]), high = hn::Set(half, words[i / 8 + 1]);
+      return values_of_codes(d, hn::Combine(du, high, low), factor);
+    }
+  };
+  for (int64_t i = 0; i < 32; i += 2 * lanes)
+    store_both<stream>(d, values(i), values(i + lanes), to + i);
+#else
+  load_group<stream>(codes, scale0, to);
+  load_group<stream>(codes + 8, scale1, to + 16);
+#endif
 }
 
 }  // namespace HWY_NAMESPACE

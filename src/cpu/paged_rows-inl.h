@@ -11,8 +11,8 @@
 // bits. No element of a token that takes no part is computed with; the copies may move it.
 #include <cstring>
 
+#include "cpu/fp8-inl.h"
 #include "cpu/paged_attention.h"
-#include "cpu/simd-inl.h"
 
 #if defined(KVOPS_CPU_PAGED_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVOPS_CPU_PAGED_ROWS_INL_H_
@@ -36,9 +36,7 @@ requires IsFp8<C>
 struct RowType<C> {
   static constexpr bool half = HWY_TARGET <= HWY_AVX2;
   using type = std::conditional_t<half, f16, float>;
-  // e4m3 shifted into an f16 has the exponent bias 15 instead of its own.
-  static constexpr bool shifted = half && Fp8Traits<C>::kMantissa == 3;
-  static constexpr float gain = shifted ? float(1 << (15 - Fp8Traits<C>::kBias)) : 1.0f;
+  static constexpr float gain = half ? kHalfGain<C> : 1.0f;
 };
 
 // Consecutive tokens of one block.
@@ -64,32 +62,18 @@ using UnsignedOf = hn::TFromD<Storage<U, hn::ScalableTag<float>>>;
 
 // ---- fp8 ---------------------------------------------------------------------------------------
 
-// Lanes(d) codes to f16.
-template <class C, class D>
-HWY_INLINE void decode_to_f16(D d, const C* from, f16* to) {
-  const hn::Rebind<int8_t, D> d8;
-  const auto c = hn::PromoteTo(d, hn::LoadU(d8, reinterpret_cast<const int8_t*>(from)));
-  auto h = hn::ShiftLeft<8>(c);  // e5m2: the upper half of an f16
-  if constexpr (Fp8Traits<C>::kMantissa == 3) {
-    const auto magnitude = hn::Set(d, 0x7F);
-    h = hn::And(hn::ShiftLeft<7>(c), hn::Set(d, int16_t(0xBF80)));
-    const auto nan = Fp8Traits<C>::kFnuz ? hn::Eq(h, hn::Set(d, int16_t(0x8000)))
-                                         : hn::Eq(hn::And(c, magnitude), magnitude);
-    h = hn::IfThenElse(nan, hn::Set(d, int16_t(0x7E00)), h);
-  }
-  hn::StoreU(h, d, reinterpret_cast<int16_t*>(to));
-}
-
 // n: a multiple of 16.
 template <class C, class S>
 HWY_INLINE void decode_codes(const C* from, S* to, int64_t n) {
   int64_t i = 0;
-  if constexpr (std::is_same_v<S, f16> && !std::is_same_v<C, f8_e5m2fnuz>) {
+  if constexpr (std::is_same_v<S, f16> && kByHalf<C>) {
     const hn::ScalableTag<int16_t> d;
     const hn::CappedTag<int16_t, 16> least;
     const auto lanes = int64_t(hn::Lanes(d));
-    for (; i + lanes <= n; i += lanes) decode_to_f16(d, from + i, to + i);
-    for (; i < n; i += int64_t(hn::Lanes(least))) decode_to_f16(least, from + i, to + i);
+    for (; i + lanes <= n; i += lanes)
+      hn::StoreU(halves_of_codes<C>(d, from + i), d, reinterpret_cast<int16_t*>(to + i));
+    for (; i < n; i += int64_t(hn::Lanes(least)))
+      hn::StoreU(halves_of_codes<C>(least, from + i), least, reinterpret_cast<int16_t*>(to + i));
   } else {
     const hn::ScalableTag<float> d;
     const auto lanes = int64_t(hn::Lanes(d));
