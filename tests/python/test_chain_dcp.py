@@ -1,6 +1,7 @@
 # Decode-context parallelism from end to end, on simulated ranks: each rank stores the tokens that
 # it owns, gathers its shard of the context chunk by chunk, and attention over what all ranks
 # gathered, merged by log-sum-exp, is attention over the whole context.
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -325,3 +326,28 @@ def test_slots_of_the_example():
     line, positions = np.array([10]), np.arange(8)
     assert world.slots(line, positions, 0)[0::2].tolist() == [40, 41, 42, 43]
     assert np.all(world.slots(line, positions, 0)[1::2] == -1)
+
+
+@pytest.mark.parametrize("entry", [320, 512, 576, 100])
+@pytest.mark.parametrize("out", [np.float32, np.float16, BF16])
+@pytest.mark.parametrize("cache", ["auto", ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_entries_of_every_size(rng, cache, out, entry):
+    contexts = (70, 0, 3, 129)
+    table, blocks = pages(rng, contexts, 16)
+    kind = np.dtype(out if cache == "auto" else cache)
+    codes = rng.randint(0, 256, (blocks, 16, entry * kind.itemsize)).astype(np.uint8).view(kind)
+    got, begin = np.empty((sum(contexts), entry), out), starts_of(contexts)
+    kvops.gather_and_maybe_dequant_cache(kv_cache=codes, block_table=table, cu_seq_lens=begin,
+                                         kv_scale=np.array([KV_SCALE]), out=got)
+    for b, n in enumerate(contexts):
+        at = np.arange(n)
+        want = codes[table[b, at // 16], at % 16]
+        rows = got[begin[b]:begin[b + 1]]
+        if cache == "auto":
+            assert same_bytes(rows, want)
+        else:
+            with np.errstate(all="ignore"):
+                want = (want.astype(np.float32) * KV_SCALE).astype(out)
+            nan = np.isnan(want.astype(np.float32))
+            assert np.array_equal(nan, np.isnan(rows.astype(np.float32)))
+            assert same_bytes(rows[~nan], want[~nan])
