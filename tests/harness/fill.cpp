@@ -186,9 +186,8 @@ std::vector<uint8_t> Fill::values(const kvops_arg_info& arg, kvops_dtype dtype,
   double bound = 0;
   if (is_index(arg, "index", &words) && shapes_.number(words[2], &bound)) {
     list = indices(count, int64_t(bound));
-  } else if (is_index(arg, "blocks", &words) && shapes_.number(words[2], &bound)) {
-    list = blocks(count, int64_t(bound));
-  } else if (is_index(arg, "gather", &words) && shapes_.number(words[2], &bound)) {
+  } else if ((is_index(arg, "blocks", &words) || is_index(arg, "gather", &words)) &&
+             shapes_.number(words[2], &bound)) {
     list = blocks(count, int64_t(bound));
   } else if (gathers_by(arg)) {
     list = first_rows(count);
