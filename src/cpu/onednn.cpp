@@ -41,12 +41,23 @@ thread_local Scratch scratch;
 
 std::atomic<int64_t> primitives_made{0};
 
+// What one execution needs besides the primitive: objects that cost more than a small product.
+struct Call {
+  OwnedStream stream;
+  OwnedMemory input, weights, out, bias, scratch;
+  Argument arguments[5] = {};
+  int count = 0;
+
+  explicit Call(const Library& l) : stream(l), input(l), weights(l), out(l), bias(l), scratch(l) {}
+};
+
 // A product with one number of rows, ready to run.
 struct Product {
   OwnedDesc input, out;
   OwnedPrimitiveDesc desc;
   OwnedPrimitive primitive;
   size_t scratch_bytes = 0;
+  mutable std::vector<std::unique_ptr<Call>> idle = {};  // as many as have run side by side
 
   explicit Product(const Library& l) : input(l), out(l), desc(l), primitive(l) {}
 };
@@ -98,6 +109,7 @@ struct OneDnnWeight::Parts {
   bool fill(const kvops_tensor& weight);
   bool prepare();
   std::shared_ptr<const Product> find(const Key& key);
+  std::unique_ptr<Call> borrow(const Product& product, const Kind& kind) const;
   kvops_status run(const char* op, int64_t slab_index, const Gemm& g, int threads);
 };
 
@@ -210,6 +222,31 @@ std::shared_ptr<const Product> OneDnnWeight::Parts::find(const Key& key) {
   return product;
 }
 
+std::unique_ptr<Call> OneDnnWeight::Parts::borrow(const Product& product, const Kind& kind) const {
+  {
+    std::lock_guard lock(matmul_mutex);
+    if (!product.idle.empty()) {
+      auto call = std::move(product.idle.back());
+      product.idle.pop_back();
+      return call;
+    }
+  }
+  auto call = std::make_unique<Call>(library);
+  library.api.stream_create(call->stream.out(), library.engine, kInOrder);
+  auto add = [&](OwnedMemory& into, int index, const MemoryDesc* desc) {
+    into = memory(library, desc, nullptr);
+    call->arguments[call->count++] = {index, into.get()};
+  };
+  add(call->input, kSource, product.input.get());
+  add(call->weights, kWeights, kind.weights.get());
+  add(call->out, kOut, product.out.get());
+  if (!is_i8()) add(call->bias, kBias, kind.bias.get());
+  if (product.scratch_bytes)
+    add(call->scratch, kScratchpad,
+        library.api.primitive_desc_query_md(product.desc.get(), kScratchpadDesc, 0));
+  return call;
+}
+
 kvops_status OneDnnWeight::Parts::run(const char* op, int64_t slab_index, const Gemm& g,
                                       int threads) {
   auto& api = library.api;
@@ -218,27 +255,21 @@ kvops_status OneDnnWeight::Parts::run(const char* op, int64_t slab_index, const 
   const Threads limit_threads(library, threads);
   auto product = find({g.m, g.input_stride, g.out_stride, threads, k});
   if (!product) return fail(KVOPS_INTERNAL, op, "", "oneDNN has no primitive for this call");
-  auto input = memory(library, product->input.get(), g.input);
-  auto weights =
-      memory(library, kind.weights.get(), data.get() + size_t(slab_index) * kinds[0].bytes);
-  auto out = memory(library, product->out.get(), g.out);
-  Argument arguments[5] = {{kSource, input.get()}, {kWeights, weights.get()}, {kOut, out.get()}};
-  int count = 3;
-  OwnedMemory bias(library), temporary(library);
-  if (!is_i8()) {
-    bias = memory(library, kind.bias.get(), g.bias ? g.bias : zeros.get());
-    arguments[count++] = {kBias, bias.get()};
+  auto call = borrow(*product, kind);
+  auto set = [&](const OwnedMemory& memory, const void* data) {
+    if (memory.get()) api.memory_set_data_handle(memory.get(), const_cast<void*>(data));
+  };
+  set(call->input, g.input);
+  set(call->weights, data.get() + size_t(slab_index) * kinds[0].bytes);
+  set(call->out, g.out);
+  set(call->bias, g.bias ? g.bias : zeros.get());
+  if (product->scratch_bytes) set(call->scratch, scratch.of(product->scratch_bytes));
+  const auto status = api.primitive_execute(product->primitive.get(), call->stream.get(),
+                                            call->count, call->arguments);
+  {
+    std::lock_guard lock(matmul_mutex);
+    product->idle.push_back(std::move(call));
   }
-  if (product->scratch_bytes) {
-    temporary =
-        memory(library, api.primitive_desc_query_md(product->desc.get(), kScratchpadDesc, 0),
-               scratch.of(product->scratch_bytes));
-    arguments[count++] = {kScratchpad, temporary.get()};
-  }
-  OwnedStream stream(library);
-  auto status = api.stream_create(stream.out(), library.engine, kInOrder);
-  if (!status)
-    status = api.primitive_execute(product->primitive.get(), stream.get(), count, arguments);
   if (!status) return KVOPS_OK;
   return fail(status == kOutOfMemory ? KVOPS_OUT_OF_MEMORY : KVOPS_INTERNAL, op, "",
               "oneDNN failed with status %d", status);

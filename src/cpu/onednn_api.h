@@ -66,6 +66,7 @@ enum : int {
   F(Status, memory_desc_destroy, (MemoryDesc*))                                                    \
   F(size_t, memory_desc_get_size, (const MemoryDesc*))                                             \
   F(Status, memory_create, (Memory**, const MemoryDesc*, Engine*, void* data))                     \
+  F(Status, memory_set_data_handle, (Memory*, void* data))                                         \
   F(Status, memory_destroy, (Memory*))                                                             \
   F(Status, primitive_attr_create, (Attributes**))                                                 \
   F(Status, primitive_attr_set_scratchpad_mode, (Attributes*, int mode))                           \
