@@ -899,7 +899,7 @@ type CpGatherIndexerKQuantCacheArgs struct {
 // CpGatherIndexerKQuantCache runs kvops_cp_gather_indexer_k_quant_cache.
 //
 // Gathers codes and scales of a batch into two packed arrays, byte for byte; d and groups come from
-// the outputs. Rows, requests and faults as in the gather section of cache.h.
+// the outputs. Rows, requests and faults as in cache_read.h.
 func CpGatherIndexerKQuantCache(a *CpGatherIndexerKQuantCacheArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)
@@ -1050,11 +1050,11 @@ type CpuAttnGetSchedulerMetadataArgs struct {
 
 // CpuAttnGetSchedulerMetadata runs kvops_cpu_attn_get_scheduler_metadata.
 //
-// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent (it
-// may be copied anywhere), read-only afterwards, valid for any number of threads, and independent
-// of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from 0, a length
-// is negative, or a request has more queries than its length, unless that is 0: then its rows are
-// written as zeros. reqs = 0 gives a valid empty plan.
+// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent
+// (it may be copied anywhere), read-only afterwards, valid for any number of threads, and
+// independent of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from
+// 0, a length is negative, or a request has more queries than its length, unless that is 0: then
+// its rows are written as zeros. reqs = 0 gives a valid empty plan.
 func CpuAttnGetSchedulerMetadata(a *CpuAttnGetSchedulerMetadataArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)

@@ -602,7 +602,7 @@ def cp_gather_indexer_k_quant_cache(
 ) -> None:
     """
     Gathers codes and scales of a batch into two packed arrays, byte for byte; d and groups come from
-    the outputs. Rows, requests and faults as in the gather section of cache.h.
+    the outputs. Rows, requests and faults as in cache_read.h.
     """
 
 def top_k_per_row_prefill(
@@ -711,11 +711,11 @@ def cpu_attn_get_scheduler_metadata(
     stream: StreamLike = None,
 ) -> None:
     """
-    Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent (it
-    may be copied anywhere), read-only afterwards, valid for any number of threads, and independent
-    of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from 0, a length
-    is negative, or a request has more queries than its length, unless that is 0: then its rows are
-    written as zeros. reqs = 0 gives a valid empty plan.
+    Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent
+    (it may be copied anywhere), read-only afterwards, valid for any number of threads, and
+    independent of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from
+    0, a length is negative, or a request has more queries than its length, unless that is 0: then
+    its rows are written as zeros. reqs = 0 gives a valid empty plan.
     """
 
 def cpu_attn_reshape_and_cache(

@@ -1197,7 +1197,7 @@ extern "C" {
     pub fn kvops_indexer_k_quant_and_cache(args: *const kvops_indexer_k_quant_and_cache_args) -> kvops_status;
     /// ```text
     /// Gathers codes and scales of a batch into two packed arrays, byte for byte; d and groups come from
-    /// the outputs. Rows, requests and faults as in the gather section of cache.h.
+    /// the outputs. Rows, requests and faults as in cache_read.h.
     /// ```
     pub fn kvops_cp_gather_indexer_k_quant_cache(args: *const kvops_cp_gather_indexer_k_quant_cache_args) -> kvops_status;
     /// ```text
@@ -1239,11 +1239,11 @@ extern "C" {
     /// ```
     pub fn kvops_convert_vertical_slash_indexes_mergehead(args: *const kvops_convert_vertical_slash_indexes_mergehead_args) -> kvops_status;
     /// ```text
-    /// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent (it
-    /// may be copied anywhere), read-only afterwards, valid for any number of threads, and independent
-    /// of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from 0, a length
-    /// is negative, or a request has more queries than its length, unless that is 0: then its rows are
-    /// written as zeros. reqs = 0 gives a valid empty plan.
+    /// Plans one step of cpu_attention_with_kv_cache for all layers. The plan is position-independent
+    /// (it may be copied anywhere), read-only afterwards, valid for any number of threads, and
+    /// independent of cache dtype and strides. INVALID_ARGUMENT if query_start_loc does not ascend from
+    /// 0, a length is negative, or a request has more queries than its length, unless that is 0: then
+    /// its rows are written as zeros. reqs = 0 gives a valid empty plan.
     /// ```
     pub fn kvops_cpu_attn_get_scheduler_metadata(args: *const kvops_cpu_attn_get_scheduler_metadata_args) -> kvops_status;
     pub fn kvops_cpu_attn_get_scheduler_metadata_size(args: *const kvops_cpu_attn_get_scheduler_metadata_args, bytes: *mut i64) -> kvops_status;
