@@ -14,6 +14,7 @@
 
 #include "fill.h"
 #include "handles.h"
+#include "plan.h"
 #include "shapes.h"
 
 extern "C" {
@@ -230,13 +231,7 @@ Sweep::Result Sweep::call(Lie lie, kvops_device device, bool alias) {
     if (tensors_[i].arg != &kBehind)
       std::memcpy(base + tensors_[i].arg->offset, &items[size_t(buffer[i])].tensor,
                   sizeof(kvops_tensor));
-  for (size_t i = 0; i < op_.num_args; ++i) {
-    auto& arg = *op_.args[i];
-    double real = arg.kind == KVOPS_ARG_TENSOR ? 0 : shapes_.scalar(arg);
-    int64_t integer = int64_t(real);
-    if (arg.kind == KVOPS_ARG_REAL) std::memcpy(base + arg.offset, &real, 8);
-    if (arg.kind == KVOPS_ARG_INT) std::memcpy(base + arg.offset, &integer, 8);
-  }
+  shapes_.put_scalars(base);
   void* workspace = nullptr;
   if (ready && !place_workspace(&op_, base, device, stream, &workspace)) {
     result.status = kvops_call(op_.name, base);
@@ -290,6 +285,7 @@ std::string Sweep::run(Totals* totals) {
   std::string missing;
   if (!shapes_.complete(&missing)) return "the line does not give " + missing;
   make_values();
+  harness::fill_plan(op_, shapes_, tensors_);
   bool pages = false, can_alias = false;
   for (auto& t : tensors_) pages = pages || t.pages, can_alias = can_alias || aliased(t) >= 0;
   auto cpu = kvops_device{KVOPS_CPU, 0};

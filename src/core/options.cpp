@@ -1,6 +1,7 @@
 // kvops_set_option() and the environment variables of the same meaning; kvops_set_log().
 #include "core/options.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -57,10 +58,26 @@ bool set_debug(std::string_view value) {
   return known;
 }
 
+// The implementations of operators that have several; a name of another operator's is not checked.
+struct Implementations {
+  std::string_view op;
+  std::string_view names[4];
+};
+constexpr Implementations kImplementations[] = {
+    {"cpu_attention_with_kv_cache", {"portable", "bf16", "amx"}},
+};
+
+bool has_implementation(std::string_view op, std::string_view name) {
+  for (auto& i : kImplementations)
+    if (i.op == op) return std::find(i.names, std::end(i.names), name) != std::end(i.names);
+  return !name.empty();
+}
+
 bool set_impl(std::string_view value) {
   bool known = each_part(value, [](std::string_view part) {
-    return find_entry(std::string(part.substr(0, part.find(':'))).c_str()) != nullptr &&
-           part.find(':') != part.npos;
+    auto op = part.substr(0, part.find(':')),
+         name = part.substr(std::min(op.size() + 1, part.size()));
+    return find_entry(std::string(op).c_str()) && !name.empty() && has_implementation(op, name);
   });
   if (!known) return false;
   std::lock_guard lock(settings().mutex);

@@ -28,7 +28,7 @@ PlanRequest request_of(const AttnShape& s, const AttnLengths& l, int64_t r) {
   p.length = l.seq_lens[r];
   p.causal = l.dynamic_causal ? l.dynamic_causal[r] != 0 : s.causal != 0;
   // Tiles of about equal size.
-  const int64_t most = kRows / std::max<int64_t>(1, s.heads_per_unit());
+  const int64_t most = most_rows(s.size) / std::max<int64_t>(1, s.heads_per_unit());
   const int64_t tiles = ceil_div(p.queries, most);
   p.tile = int32_t(tiles ? ceil_div(p.queries, tiles) : 1);
   p.ranges = 1;

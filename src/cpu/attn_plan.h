@@ -4,7 +4,7 @@
 //   header   what the plan was made for, totals, a checksum of all that follows it
 //   records  one of 64 bytes per request, in the order of work: large units first, by powers of two
 //
-// A unit is (request, kv head, up to kRows of its query heads, a tile of its queries, a range of
+// A unit is (request, kv head, up to 64 of its query heads, a tile of its queries, a range of
 // its keys); all heads of a group share one pass over the keys. Units are not stored: unit(i) finds
 // the record by bisection and computes the rest.
 //
@@ -23,8 +23,8 @@
 namespace kvops::cpu {
 
 // Rows of a unit, (query, head) pairs: 64 x 128 sums and as many query elements stay in a 64 KiB
-// part of L2, and each key is loaded once for all of them.
-inline constexpr int64_t kRows = 64;
+// part of L2, and each key is loaded once for all of them. Larger heads have fewer rows.
+constexpr int64_t most_rows(int64_t size) { return size <= 144 ? 64 : size <= 288 ? 32 : 16; }
 // Partial rows that all cut units may have together; bounds the workspace.
 inline constexpr int64_t kPartRows = 8192;
 
@@ -33,7 +33,7 @@ struct AttnShape {
   int64_t reqs, heads, kv_heads, size, dtype, causal, window_left, window_right;
 
   constexpr int64_t group() const { return kv_heads ? heads / kv_heads : 0; }
-  constexpr int64_t heads_per_unit() const { return std::min(group(), kRows); }
+  constexpr int64_t heads_per_unit() const { return std::min(group(), most_rows(size)); }
   constexpr int64_t units_per_group() const { return ceil_div(group(), heads_per_unit()); }
   constexpr int64_t lanes() const { return kv_heads * units_per_group(); }  // units of a tile
   friend bool operator==(const AttnShape&, const AttnShape&) = default;

@@ -12,6 +12,7 @@
 #include "cpu/paged_attention.h"
 #include "cpu/paged_rows-inl.h"
 #include "cpu/simd-inl.h"
+#include "cpu/softmax-inl.h"
 
 #if defined(KVOPS_CPU_PAGED_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVOPS_CPU_PAGED_ATTENTION_INL_H_
@@ -24,7 +25,6 @@ HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
 namespace HWY_NAMESPACE {
 
-using Floats16 = hn::ScalableTag<float>;  // 4, 8 or 16 lanes
 // Heads at a time: 4 x 4 sums need 32 registers.
 inline constexpr int kHeads = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
 
@@ -174,46 +174,6 @@ HWY_NOINLINE void add_tile(const float* weights, const S* const* rows, int n, in
   for (; i < size; i += lanes)
     add_vectors<H, 1>(weights, rows, n, i, decay, sums, pitch, size_t(HWY_MIN(lanes, size - i)),
                       ahead);
-}
-
-// What turns dot products into logits.
-struct Logits {
-  float scale, softcap;
-  const float* slopes;  // of the unit's heads, or null
-};
-
-// Of one head: logits of n tokens to weights; returns their sum. `behind`: token - (length - 1).
-struct Softmax {
-  float top, sum, decay;
-};
-HWY_INLINE Softmax softmax(const Logits& l, float slope, const float* behind, int n, float top,
-                           float* x) {
-  const Floats16 d;
-  const auto lanes = int(hn::Lanes(d));
-  const auto scale = hn::Set(d, l.scale), none = hn::Set(d, -HUGE_VALF);
-  const auto lane = hn::Iota(d, 0);
-  auto most = none;
-  for (int t = 0; t < n; t += lanes) {
-    auto a = hn::Mul(hn::LoadU(d, x + t), scale);
-    if (l.softcap != 0)
-      a = hn::Mul(tanh(d, hn::Div(a, hn::Set(d, l.softcap))), hn::Set(d, l.softcap));
-    if (slope != 0) a = hn::MulAdd(hn::Set(d, slope), hn::LoadU(d, behind + t), a);
-    a = hn::IfThenElse(hn::Lt(lane, hn::Set(d, float(n - t))), a, none);
-    most = hn::Max(most, a);
-    hn::StoreU(a, d, x + t);
-  }
-  const float tile = hn::GetLane(hn::MaxOfLanes(d, most));
-  const float now = tile > top ? tile : top;
-  // Without a finite logit nothing has a weight; -inf - -inf would be NaN.
-  const auto base = hn::Set(d, now == -HUGE_VALF ? 0.0f : now);
-  auto sum = hn::Zero(d);
-  for (int t = 0; t < n; t += lanes) {
-    const auto w = exp(d, hn::Sub(hn::LoadU(d, x + t), base));
-    sum = hn::Add(sum, w);
-    hn::StoreU(w, d, x + t);
-  }
-  const float decay = top == now ? 1.0f : float(std::exp(double(top) - double(now)));
-  return {now, hn::GetLane(hn::SumOfLanes(d, sum)), decay};
 }
 
 // Partial result of a unit: for each head the largest logit, the sum of the weights relative to it,

@@ -171,6 +171,16 @@ double Shapes::scalar(const kvops_arg_info& arg) const {
   return value;
 }
 
+void Shapes::put_scalars(char* args) const {
+  for (size_t i = 0; i < op_.num_args; ++i) {
+    auto& arg = *op_.args[i];
+    const double real = arg.kind == KVOPS_ARG_TENSOR ? 0 : scalar(arg);
+    const auto integer = int64_t(real);
+    if (arg.kind == KVOPS_ARG_REAL) std::memcpy(args + arg.offset, &real, 8);
+    if (arg.kind == KVOPS_ARG_INT) std::memcpy(args + arg.offset, &integer, 8);
+  }
+}
+
 bool Shapes::present(const kvops_arg_info& arg) const {
   auto* text = find(arg.name);
   if (!(arg.flags & KVOPS_ARG_OPTIONAL)) return true;

@@ -46,6 +46,7 @@ class Shapes {
   bool number(const std::string& expression, double* value) const;
   // The scalar argument; 0, or the least value allowed, when the line does not name it.
   double scalar(const kvops_arg_info& arg) const;
+  void put_scalars(char* args) const;  // all of them, into the struct
   bool present(const kvops_arg_info& arg) const;
   // 0: the line does not say.
   kvops_dtype dtype(const kvops_arg_info& arg) const;

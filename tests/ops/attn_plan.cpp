@@ -100,7 +100,7 @@ void check_cover(const Batch& b) {
   for (int64_t i = 0; i < h.units; ++i) {
     const auto u = plan.unit(i);
     REQUIRE((u.head / (b.heads / b.kv_heads) == u.kv_head && u.heads > 0 && u.queries > 0));
-    REQUIRE(u.heads * u.queries <= std::max(kvops::cpu::kRows, u.heads));
+    REQUIRE(u.heads * u.queries <= kvops::cpu::most_rows(b.size));
     REQUIRE((u.keys.count() >= 0 && u.keys.first >= 0 && u.keys.end <= u.length));
     for (int64_t q = 0; q < u.queries; ++q)
       for (int64_t j = 0; j < u.heads; ++j) {

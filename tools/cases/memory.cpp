@@ -7,6 +7,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "plan.h"
+
 namespace kvops::cases {
 namespace {
 
@@ -261,6 +263,7 @@ std::string Memory::fill(const Layout& layout, kvops_device device, int sets) {
         !handles_.give(*layout.op, calls_.back().data(), false))
       return error();
     bytes_ += harness::weight_bytes(*layout.op, calls_.back().data());
+    harness::fill_plan(layout.op->name, calls_.back().data(), true);
   }
   return "";
 }
