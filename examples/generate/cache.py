@@ -1,9 +1,11 @@
 # The paged KV cache: one array for all layers, so that a block is one piece of memory and one copy
-# swaps it. A block holds, for every layer, its keys and then its values, in one of three layouts:
+# swaps it. A block holds, for every layer, its keys and then its values, in one of four layouts:
 #
 #   packed  K [kv_heads][size/x][block][x]   V [kv_heads][size][block]     x elements are 16 bytes
 #   nhd     K and V [block][kv_heads][size]
 #   hnd     K and V [kv_heads][block][size]
+#   cpu     K [kv_heads][size][block]   V [kv_heads][block][size]    a packing of the cpu_attn_*
+#           operators, which then write and attend; sizes and blocks are multiples of 16
 #
 # Attention is told the layout by strides alone: an nhd or hnd cache is a permuted view of the
 # packed shape. An f32 or f8_e4m3 cache is read by f32 queries, a bf16 cache by bf16 ones.
@@ -12,8 +14,9 @@ import ml_dtypes
 import numpy as np
 
 from .errors import UsageError
+from .requests import Requests, Rows
 
-LAYOUTS = ("packed", "nhd", "hnd")
+LAYOUTS = ("packed", "nhd", "hnd", "cpu")
 DTYPES = {
     "f32": np.dtype(np.float32),
     "bf16": np.dtype(ml_dtypes.bfloat16),
@@ -25,12 +28,18 @@ class PagedCache:
     def __init__(self, config, blocks, block_size, host_blocks, dtype="f32", layout="nhd"):
         self.dtype_name, self.layout, self.block_size = dtype, layout, block_size
         self.dtype = DTYPES[dtype]
-        self.row_dtype = self.dtype if dtype == "bf16" else DTYPES["f32"]
+        self.narrow = dtype == "bf16"
+        self.row_dtype = self.dtype if self.narrow else DTYPES["f32"]
         self.config, self.scale = config, config.head_dim ** -0.5
         x = 16 // self.dtype.itemsize
         if config.head_dim % max(x, 8):
             raise UsageError(f"the head size is {config.head_dim}, expected a multiple of "
                              f"{max(x, 8)} (for a {dtype} cache)")
+        if layout == "cpu" and (config.head_dim % 16 or block_size % 16):
+            raise UsageError(f"the head size is {config.head_dim} and a block has {block_size} "
+                             "tokens, expected multiples of 16 (for a cpu cache)")
+        # The packing's name: the same bytes, but "vec" promises larger multiples.
+        self.isa = "vec" if config.head_dim % 32 == 0 and block_size % 32 == 0 else "vec16"
         side = block_size * config.kv_heads * config.head_dim
         shape = (blocks, config.layers, 2, side)
         self.storage = np.zeros(shape, self.dtype)
@@ -53,6 +62,9 @@ class PagedCache:
             packed = (key.reshape(n, heads, size // x, block, x),
                       value.reshape(n, heads, size, block))
             return packed, packed
+        if self.layout == "cpu":
+            packed = [side.reshape(n, heads, block, size) for side in (key, value)]
+            return packed, packed
         if self.layout == "nhd":
             rows = [side.reshape(n, block, heads, size) for side in (key, value)]
         else:
@@ -64,19 +76,37 @@ class PagedCache:
     def write(self, layer, key, value, slots):
         """The call that makes row i of key and value slot slots[i] of the layer."""
         key_cache, value_cache = self.views[layer][0]
+        if self.layout == "cpu":
+            return kvops.prepare("cpu_attn_reshape_and_cache", key=key, value=value,
+                                 key_cache=key_cache, value_cache=value_cache,
+                                 slot_mapping=slots, k_scale=1, v_scale=1, isa=self.isa,
+                                 faults=self.faults)
         packed = self.layout == "packed"
         return kvops.prepare("reshape_and_cache" if packed else "reshape_and_cache_flash",
                              key=key, value=value, key_cache=key_cache, value_cache=value_cache,
                              slot_mapping=slots, k_scale=self.scales, v_scale=self.scales,
                              faults=self.faults)
 
-    def read(self, layer, query, table, lengths, out, lse=None):
-        """The call by which every row of query attends to lengths[i] tokens of its table row."""
+    def rows(self, table, lengths):
+        """Which tokens every row of a query attends to: lengths[i] of those in its table row."""
+        if self.layout != "cpu":
+            return Rows(table, lengths)
+        c = self.config
+        return Requests(table, lengths, num_heads=c.heads, num_kv_heads=c.kv_heads,
+                        head_size=c.head_dim, query_dtype="bf16" if self.narrow else "f32",
+                        isa=self.isa)
+
+    def read(self, layer, query, rows, out, lse=None):
+        """The call by which the rows of query attend to their tokens."""
         key_cache, value_cache = self.views[layer][1]
+        if self.layout == "cpu":
+            return rows.attention(query=query, key_cache=key_cache, value_cache=value_cache,
+                                  out=out, lse=lse, scale=self.scale, k_scale=1, v_scale=1,
+                                  faults=self.faults)
         return kvops.prepare("paged_attention_v1", query=query, key_cache=key_cache,
-                             value_cache=value_cache, block_table=table, seq_lens=lengths, out=out,
-                             lse=lse, k_scale=self.scales, v_scale=self.scales, scale=self.scale,
-                             faults=self.faults)
+                             value_cache=value_cache, block_table=rows.table,
+                             seq_lens=rows.lengths, out=out, lse=lse, k_scale=self.scales,
+                             v_scale=self.scales, scale=self.scale, faults=self.faults)
 
     def swap_out(self, pairs):
         """Copies cache blocks to host blocks: pairs of (cache block, host block)."""

@@ -66,7 +66,7 @@ def parser():
     add("--seed", type=_at_least(0), default=0, metavar="N", help="of the random numbers (0)")
     add = p.add_argument_group("cache").add_argument
     add("--kv-dtype", choices=("f32", "bf16", "f8_e4m3"), default="f32", help="(f32)")
-    add("--layout", choices=("packed", "nhd", "hnd"), default="nhd", help="of a block (nhd)")
+    add("--layout", choices=("packed", "nhd", "hnd", "cpu"), default="nhd", help="of a block (nhd)")
     add("--block-size", type=_at_least(1), default=16, metavar="N", help="tokens per block (16)")
     add("--blocks", type=_at_least(1), default=None, metavar="N",
         help="blocks in the cache (as many as --concurrency texts need)")

@@ -47,6 +47,8 @@ class Program:
         self.table, self.lengths = np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
         self.prefix_table = np.zeros((sharing, width), np.int32)
         self.prefix_lengths = np.zeros(sharing, np.int32)
+        self.seen = cache.rows(self.table, self.lengths)
+        self.seen_prefix = cache.rows(self.prefix_table, self.prefix_lengths) if sharing else None
         self.residual, self.x = (np.empty((rows, c.width), np.float32) for _ in range(2))
         self._make_attention_buffers(c)
         self.gate_up = np.empty((rows, 2 * c.hidden), np.float32)
@@ -111,11 +113,10 @@ class Program:
         by their log-sum-exps."""
         read, m = self.cache.read, self.sharing
         if not m:
-            self.calls.append(read(index, q, self.table, self.lengths, self.result))
+            self.calls.append(read(index, q, self.seen, self.result))
             return
-        self.calls.append(read(index, q, self.table, self.lengths, self.result, self.lse))
-        self.calls.append(read(index, q[:m], self.prefix_table, self.prefix_lengths, self.prefix,
-                               self.prefix_lse))
+        self.calls.append(read(index, q, self.seen, self.result, self.lse))
+        self.calls.append(read(index, q[:m], self.seen_prefix, self.prefix, self.prefix_lse))
         self._call("merge_attn_states", prefix_output=self.prefix, prefix_lse=self.prefix_lse.T,
                    suffix_output=self.result[:m], suffix_lse=self.lse[:m].T, out=self.result[:m])
 
@@ -129,7 +130,11 @@ class Program:
             getattr(self, name)[:] = getattr(batch, name)
         for name in ("table", "prefix_table"):
             given = getattr(batch, name)
-            getattr(self, name)[:, : given.shape[1]] = given
+            mine, columns = getattr(self, name), given.shape[1]
+            mine[:, :columns], mine[:, columns:] = given, 0
+        self.seen.update()
+        if self.seen_prefix:
+            self.seen_prefix.update()
         np.take(self.model.embed, batch.tokens, axis=0, out=self.residual)
         for call in self.calls:
             call()
