@@ -108,6 +108,8 @@ const Backend kCpuBackend = {
 }  // namespace kvops
 
 extern "C" {
-// The packings of cpu_attn_* that can be used here: none, as long as the operators do not exist.
-int32_t kvops_cpu_attn_has_isa(int64_t) { return 0; }
+// All packings are read and written by every instruction set.
+int32_t kvops_cpu_attn_has_isa(int64_t isa) {
+  return isa >= KVOPS_CPU_ISA_VEC && isa <= KVOPS_CPU_ISA_AMX;
+}
 }

@@ -246,3 +246,10 @@ TEST_CASE("cpu_attn_reshape_and_cache: codes are at most one step from truncated
       CHECK(apart == 1);
     }
 }
+
+TEST_CASE("cpu_attn_has_isa: every packing can be used, other numbers are none") {
+  for (int64_t isa : {KVOPS_CPU_ISA_VEC, KVOPS_CPU_ISA_VEC16, KVOPS_CPU_ISA_AMX})
+    CHECK(kvops_cpu_attn_has_isa(isa) == 1);
+  for (int64_t isa : {int64_t{0}, int64_t{4}, int64_t{-1}, INT64_MAX})
+    CHECK(kvops_cpu_attn_has_isa(isa) == 0);
+}
