@@ -1,6 +1,14 @@
-// Rows on their way into a cache: copied as they are, or quantised to fp8 by a true division; and
+// Rows on their way into a cache: copied as they are, or quantised to fp8, RN(RN(x / scale)); and
 // fp8 rows on their way out, times a scale.
 // Cache types: the type of the source (as an integer of its size), or an fp8 type.
+//
+// 16-bit elements with usual scales are quantised as f16, two vectors at once:
+//
+//   quotient   RN(RN(rest * inverse) + rough), rough = RN(x * inverse), rest = x - rough * scale:
+//              the IEEE quotient of numbers of up to 11 bits (tests/ops/division.cpp tries all)
+//   times 2^(bias - 15), it has the exponent field of its code as an f16, subnormal or not
+//   to odd     of the two f16 around it the one whose last bit is set: on its side of the middle
+//              between two codes, which is what the rounding to a code asks
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -20,6 +28,75 @@ HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
 namespace HWY_NAMESPACE {
 
+#if HWY_TARGET <= HWY_AVX2
+// Magnitudes as f16, rounded up or down.
+template <bool up, class D>
+HWY_INLINE hn::Vec<Storage<f16, D>> f16_beside(D, hn::Vec<D> v) {
+  constexpr int kMode = up ? _MM_FROUND_TO_POS_INF : _MM_FROUND_TO_ZERO;
+  if constexpr (hn::MaxLanes(D()) == 16)
+    return {_mm512_cvtps_ph(v.raw, kMode | _MM_FROUND_NO_EXC)};
+  else
+    return {_mm256_cvtps_ph(v.raw, kMode)};
+}
+
+// The scales for which write_codes() is right: no step of the quotient of a number that does not
+// get the code 0 overflows or underflows. An fnuz code says whether the quotient itself overflows.
+template <class S, class F8>
+inline bool takes_codes(float scale) {
+  constexpr bool overflows = Fp8Traits<F8>::kFnuz && std::is_same_v<S, bf16>;
+  return scale >= (overflows ? 1.0f : 0x1p-64f) && scale <= 0x1p64f;
+}
+// An e5m2fnuz of bias 16 may be too large for an f16.
+template <class S, class F8>
+inline constexpr bool kHasCodes = sizeof(S) == 2 && !std::is_same_v<F8, f8_e5m2fnuz>;
+
+// Codes of as many of n elements as fill vectors; their number. exact: S is bf16 and the scale is a
+// power of two; then the quotient is a product, and has so few bits that up is also right: only
+// below the smallest code has an f16 fewer bits than a bf16.
+template <bool exact, class S, class F8>
+HWY_INLINE int64_t write_codes(const S* x, F8* to, int64_t n, float scale) {
+  using F = Fp8Traits<F8>;
+  constexpr int kShift = 10 - F::kMantissa;
+  constexpr uint16_t kInf = std::is_same_v<S, bf16> ? 0x7F80 : 0x7C00;
+  const hn::ScalableTag<float> d;
+  const hn::Repartition<uint16_t, decltype(d)> d16;
+  const hn::RebindToSigned<decltype(d16)> di16;
+  const hn::Rebind<uint8_t, decltype(d16)> d8;
+  const auto lanes = int64_t(hn::Lanes(d));
+  const float divisor = scale * float(1 << (15 - F::kBias));
+  const auto whole = hn::Set(d, divisor), inverse = hn::Set(d, 1.0f / divisor);
+  const auto one = hn::Set(d16, uint16_t{1});
+  const auto quotient = [&](const S* p) HWY_ATTR {
+    const auto v = hn::Abs(load(d, p)), rough = hn::Mul(v, inverse);
+    return exact ? rough : hn::MulAdd(hn::NegMulAdd(rough, whole, v), inverse, rough);
+  };
+  int64_t i = 0;
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    const auto low = quotient(x + i), high = quotient(x + i + lanes);
+    auto h = hn::Combine(d16, f16_beside<true>(d, high), f16_beside<true>(d, low));
+    if constexpr (!exact) {
+      const auto below = hn::Combine(d16, f16_beside<false>(d, high), f16_beside<false>(d, low));
+      h = hn::Or(below, hn::And(hn::Xor(h, below), one));
+    }
+    const auto m = hn::Min(h, hn::Set(d16, uint16_t(F::kMax << kShift)));
+    const auto odd = hn::And(hn::ShiftRight<kShift>(m), one);
+    const auto sum = hn::Add(hn::Add(m, hn::Set(d16, (1 << (kShift - 1)) - 1)), odd);
+    auto code = hn::ShiftRight<kShift>(sum);
+    const auto raw = load_raw(d16, x + i);
+    const auto sign = hn::And(hn::ShiftRight<8>(raw), hn::Set(d16, uint16_t{0x80}));
+    if constexpr (F::kFnuz)
+      code = hn::IfThenZeroElse(hn::Eq(code, hn::Zero(d16)), hn::Or(code, sign));
+    else
+      code = hn::Or(code, sign);
+    const auto magnitude = hn::BitCast(di16, hn::And(raw, hn::Set(d16, uint16_t{0x7FFF})));
+    const auto nan = hn::Gt(magnitude, hn::Set(di16, int16_t(kInf - F::kFnuz)));
+    code = hn::IfThenElse(hn::RebindMask(d16, nan), hn::Set(d16, uint16_t{F::kNan}), code);
+    store_raw(d8, hn::DemoteTo(d8, hn::BitCast(di16, code)), to + i);
+  }
+  return i;
+}
+#endif
+
 template <class S, class C>
 HWY_INLINE void write_row(const S* from, C* to, int64_t n, float scale) {
   if constexpr (std::is_same_v<S, C>) {
@@ -29,6 +106,13 @@ HWY_INLINE void write_row(const S* from, C* to, int64_t n, float scale) {
     const auto divisor = hn::Set(d, scale);
     const auto lanes = int64_t(hn::Lanes(d));
     int64_t i = 0;
+#if HWY_TARGET <= HWY_AVX2
+    if constexpr (kHasCodes<S, C>)
+      if (takes_codes<S, C>(scale)) {
+        const bool exact = std::is_same_v<S, bf16> && (float_bits(scale) & 0x007FFFFF) == 0;
+        i = exact ? write_codes<true>(from, to, n, scale) : write_codes<false>(from, to, n, scale);
+      }
+#endif
     for (; i + lanes <= n; i += lanes) store(d, hn::Div(load(d, from + i), divisor), to + i);
     if (i < n)
       store_n(d, hn::Div(load_n(d, from + i, size_t(n - i)), divisor), to + i, size_t(n - i));

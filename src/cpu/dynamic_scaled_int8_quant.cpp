@@ -52,7 +52,13 @@ HWY_INLINE Extremes extremes_of(const T* x, int64_t n) {
     const auto v = load(d, x + i);
     least = hn::Min(v, least), most = hn::Max(v, most);
   }
+#if HWY_TARGET == HWY_EMU128  // Highway's emulation starts from the largest finite numbers
+  Extremes e = {HUGE_VALF, -HUGE_VALF};
+  for (int64_t j = 0; j < lanes; ++j)
+    e = {HWY_MIN(e.least, least.raw[j]), HWY_MAX(e.most, most.raw[j])};
+#else
   Extremes e = {hn::GetLane(hn::MinOfLanes(d, least)), hn::GetLane(hn::MaxOfLanes(d, most))};
+#endif
   for (; i < n; ++i) {
     const float v = to_float(x[i]);
     if (v < e.least) e.least = v;

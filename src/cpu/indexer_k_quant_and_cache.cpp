@@ -38,7 +38,7 @@ kvops_status run(const Args& a) {
     uint8_t *codes = cache.at(b) + o * d, *scales = cache.at(b) + block * d + 4 * o * groups;
     for (int64_t g = 0; g < groups; ++g) {
       const float scale = indexer_scale(row_amax(row + g * q, q), Fp8Traits<F8>::kFnuz, pow2);
-      write_group(row + g * q, reinterpret_cast<F8*>(codes) + g * q, q, scale, pow2);
+      write_row(row + g * q, reinterpret_cast<F8*>(codes) + g * q, q, scale);
       hwy::CopyBytes<4>(&scale, scales + 4 * g);
     }
   });

@@ -49,65 +49,6 @@ HWY_INLINE float row_amax(const S* x, int64_t n) {
     return bits_float(bits);
 }
 
-#if HWY_TARGET <= HWY_AVX2
-// Magnitudes as f16, rounded up.
-template <class D>
-HWY_INLINE hn::Vec<Storage<f16, D>> f16_above(D, hn::Vec<D> v) {
-  if constexpr (hn::MaxLanes(D()) == 16)
-    return {_mm512_cvtps_ph(v.raw, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)};
-  else
-    return {_mm256_cvtps_ph(v.raw, _MM_FROUND_TO_POS_INF)};
-}
-
-// Codes of as many of n elements as fill vectors; their number. scale is a power of two, and no
-// element is larger than the largest code times scale.
-//
-// The quotient is exact. Times 2^(bias - 15) it has the exponent field of its code as an f16, even
-// where both are subnormal; rounded up to f16 it stays on its side of the middle between two codes,
-// since only below the smallest code has an f16 fewer bits than a bf16.
-template <class F8>
-HWY_INLINE int64_t write_pow2(const bf16* x, F8* to, int64_t n, float scale) {
-  using F = Fp8Traits<F8>;
-  const hn::ScalableTag<float> d;
-  const hn::Repartition<uint16_t, decltype(d)> d16;
-  const hn::RebindToSigned<decltype(d16)> di16;
-  const auto lanes = int64_t(hn::Lanes(d));
-  const auto factor = hn::Set(d, 1.0f / float(1 << (15 - F::kBias)) / scale);
-  int64_t i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) {
-    const auto low = f16_above(d, hn::Abs(hn::Mul(load(d, x + i), factor)));
-    const auto high = f16_above(d, hn::Abs(hn::Mul(load(d, x + i + lanes), factor)));
-    const auto h = hn::Combine(d16, high, low);
-    const auto m = hn::Min(h, hn::Set(d16, uint16_t(F::kMax << 7)));
-    const auto odd = hn::And(hn::ShiftRight<7>(m), hn::Set(d16, uint16_t{1}));
-    auto code = hn::ShiftRight<7>(hn::Add(hn::Add(m, hn::Set(d16, uint16_t{0x3F})), odd));
-    const auto sign =
-        hn::And(hn::ShiftRight<8>(load_raw(d16, x + i)), hn::Set(d16, uint16_t{0x80}));
-    if constexpr (F::kFnuz)
-      code = hn::IfThenZeroElse(hn::Eq(code, hn::Zero(d16)), hn::Or(code, sign));
-    else
-      code = hn::Or(code, sign);
-    const auto nan = hn::Gt(hn::BitCast(di16, h), hn::Set(di16, int16_t{0x7C00}));
-    code = hn::IfThenElse(hn::RebindMask(d16, nan), hn::Set(d16, uint16_t{F::kNan}), code);
-    const hn::Rebind<uint8_t, decltype(d16)> d8;
-    store_raw(d8, hn::DemoteTo(d8, hn::BitCast(di16, code)), to + i);
-  }
-  return i;
-}
-#endif
-
-// n elements over their scale, as codes; pow2: the scale is the power of two that fits them.
-template <class S, class F8>
-HWY_INLINE void write_group(const S* x, F8* to, int64_t n, float scale,
-                            [[maybe_unused]] bool pow2) {
-  int64_t done = 0;
-#if HWY_TARGET <= HWY_AVX2
-  if constexpr (std::is_same_v<S, bf16>)
-    if (pow2) done = write_pow2(x, to, n, scale);
-#endif
-  if (done < n) write_row(x + done, to + done, n - done, scale);
-}
-
 template <class S, class C>
 struct PlainEntry {
   using Source = S;
@@ -132,8 +73,7 @@ struct Fp8DsEntry {
     for (int64_t k = 0; k < kTiles; ++k)
       scales[k] = ds_mla_scale(row_amax(kv_c + k * kTile, kTile), Fp8Traits<F8>::kFnuz, pow2);
     for (int64_t k = 0; k < kTiles; ++k)
-      write_group(kv_c + k * kTile, reinterpret_cast<F8*>(entry) + k * kTile, kTile, scales[k],
-                  pow2);
+      write_row(kv_c + k * kTile, reinterpret_cast<F8*>(entry) + k * kTile, kTile, scales[k]);
     hwy::CopyBytes<sizeof scales>(scales, entry + kLatent);
     hwy::CopyBytes<kRope * sizeof(S)>(k_pe, entry + 528);
   }

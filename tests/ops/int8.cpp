@@ -133,6 +133,9 @@ TEST_CASE("int8: rows of zeros, of one value, of NaN, of tiny, huge and close va
   const vector<vector<float>> rows = {{0, -0.0f},
                                       {-2.5f},
                                       {3e-39f},
+                                      {INFINITY},
+                                      {-INFINITY},
+                                      {NAN, INFINITY},
                                       {NAN},
                                       {NAN, 4},
                                       {NAN, 1, -3},
@@ -143,7 +146,7 @@ TEST_CASE("int8: rows of zeros, of one value, of NaN, of tiny, huge and close va
                                       {1, 2, 3},
                                       {-7, -5}};
   on_every_isa([&] {
-    for (int64_t d : {3, 40}) {
+    for (int64_t d : {1, 3, 40}) {
       Matrix<float> x(int64_t(rows.size()), d);
       for (int64_t r = 0; r < x.rows; ++r)
         for (int64_t j = 0; j < d; ++j) {
