@@ -1,38 +1,11 @@
 // Two tensors of one shape and any strides, walked together.
 #pragma once
 #include <algorithm>
-#include <cstdlib>
 
-#include "core/view.h"
+#include "core/pairs.h"
 #include "cpu/parallel.h"
 
 namespace kvops::cpu {
-
-struct PairDim {
-  int64_t n, from, to;  // extent, strides
-};
-
-// Dimensions of both, outermost first: sorted by the stride of `to`, merged where they are dense on
-// both sides, those of extent 1 dropped. At least one.
-inline int pair_dims(const kvops_tensor& from, const kvops_tensor& to, PairDim (&dims)[6]) {
-  int count = 0, merged = 0;
-  for (int i = 0; i < to.rank; ++i) {
-    if (to.shape[i] == 1) continue;
-    int j = count++;  // dimensions of smaller strides move back
-    for (; j > 0 && std::llabs(dims[j - 1].to) < std::llabs(to.stride[i]); --j)
-      dims[j] = dims[j - 1];
-    dims[j] = {to.shape[i], from.stride[i], to.stride[i]};
-  }
-  if (!count) dims[count++] = {1, 1, 1};
-  for (int i = 1; i < count; ++i) {
-    PairDim& outer = dims[merged];
-    if (outer.to == dims[i].n * dims[i].to && outer.from == dims[i].n * dims[i].from)
-      outer = {outer.n * dims[i].n, dims[i].from, dims[i].to};
-    else
-      dims[++merged] = dims[i];
-  }
-  return merged + 1;
-}
 
 // Calls run(from, from_stride, to, to_stride, n) for runs that cover all elements, on all threads.
 // No extent is 0.

@@ -48,6 +48,32 @@ __device__ inline Split split(int64_t n, int64_t d) {
   return {uint32_t(n) / uint32_t(d), uint32_t(n) % uint32_t(d)};
 }
 
+// The same by a divisor that the host knows: where n has 31 bits, a multiplication by 2^(31+s) / d,
+// rounded up, s = ceil(log2 d); its error times n stays below one unit of the quotient.
+struct Splitter {
+  int64_t d;
+  uint32_t factor = 0;  // 0: d has more bits than n
+  int shift = 0;
+
+  explicit Splitter(int64_t divisor) : d(divisor) {
+    if (d > INT32_MAX) return;
+    while ((int64_t(1) << shift) < d) ++shift;
+    factor = uint32_t(((uint64_t(1) << (31 + shift)) + uint64_t(d) - 1) / uint64_t(d));
+  }
+  struct Short {
+    uint32_t quotient, remainder;
+  };
+  __device__ Short operator()(uint32_t n) const {  // n < 2^31
+    uint32_t quotient = __umulhi(n << 1, factor) >> shift;
+    return {quotient, n - quotient * uint32_t(d)};
+  }
+  __device__ Split operator()(int64_t n) const {
+    if (n > INT32_MAX) return split_long(n, d);
+    auto at = (*this)(uint32_t(n));
+    return {at.quotient, at.remainder};
+  }
+};
+
 // No thread block is larger: launch bounds and shared memory count on it.
 inline constexpr int kMaxThreads = 1024;
 

@@ -74,6 +74,40 @@ __device__ inline uint32_t from_pair(float x, float y) {
 #endif
 }
 
+// Sums and products of two 16-bit elements, rounded once. The same bits as RN_T of the f32 sum
+// or product: 24 bits are enough to round twice (2 p + 2), but for products of bf16 that are
+// subnormal, where this is the better one.
+template <class T>
+__device__ inline uint32_t add_pair(uint32_t x, uint32_t y) {
+#if !defined(__HIP__)
+  if constexpr (__is_same(T, bf16)) {
+    auto z = __hadd2_rn(reinterpret_cast<__nv_bfloat162&>(x), reinterpret_cast<__nv_bfloat162&>(y));
+    return reinterpret_cast<uint32_t&>(z);
+  } else {
+    auto z = __hadd2_rn(reinterpret_cast<__half2&>(x), reinterpret_cast<__half2&>(y));
+    return reinterpret_cast<uint32_t&>(z);
+  }
+#else
+  return from_pair<T>(to_float(T{uint16_t(x)}) + to_float(T{uint16_t(y)}),
+                      to_float(T{uint16_t(x >> 16)}) + to_float(T{uint16_t(y >> 16)}));
+#endif
+}
+template <class T>
+__device__ inline uint32_t multiply_pair(uint32_t x, uint32_t y) {
+#if !defined(__HIP__)
+  if constexpr (__is_same(T, bf16)) {
+    auto z = __hmul2_rn(reinterpret_cast<__nv_bfloat162&>(x), reinterpret_cast<__nv_bfloat162&>(y));
+    return reinterpret_cast<uint32_t&>(z);
+  } else {
+    auto z = __hmul2_rn(reinterpret_cast<__half2&>(x), reinterpret_cast<__half2&>(y));
+    return reinterpret_cast<uint32_t&>(z);
+  }
+#else
+  return from_pair<T>(to_float(T{uint16_t(x)}) * to_float(T{uint16_t(y)}),
+                      to_float(T{uint16_t(x >> 16)}) * to_float(T{uint16_t(y >> 16)}));
+#endif
+}
+
 // Two codes at once, the first one in the low byte.
 template <class F>
 __device__ inline uint16_t encode_pair(float x, float y) {
@@ -88,7 +122,94 @@ template <>
 __device__ inline uint16_t encode_pair<f8_e5m2>(float x, float y) {
   return __nv_cvt_float2_to_fp8x2(float2{x, y}, __NV_SATFINITE, __NV_E5M2);
 }
+// Codes of e4m3fnuz are those of twice the number in e4m3, but for the largest one and the ends.
+template <>
+__device__ inline uint16_t encode_pair<f8_e4m3fnuz>(float x, float y) {
+  uint32_t pair = encode_pair<f8_e4m3>(2 * x, 2 * y);
+  auto one = [](float v, uint32_t code) {
+    if (magnitude(v) > 232.0f) code |= 0x7F;  // halfway between the largest two, which ties to even
+    return code == 0x80 ? 0 : magnitude(v) <= 0x1.FFFFFEp127f ? code : 0x80;
+  };
+  return uint16_t(one(x, pair & 0xFF) | one(y, pair >> 8) << 8);
+}
 #endif
+
+// The same back, exactly. An e5m2 code is the upper half of an f16; others are moved into the bits
+// of an f32, whose exponent has another bias: a subnormal code becomes a subnormal.
+struct Two {
+  float a, b;
+};
+template <class F>
+__device__ inline float decode_quick(uint32_t code) {
+  using Format = Fp8Traits<F>;
+  if constexpr (__is_same(F, f8_e5m2)) {
+    return to_float(f16{uint16_t(code << 8)});
+  } else {
+    uint32_t m = code & 0x7F;
+    float x = bits_float((code & 0x80) << 24 | m << Format::kShift) *
+              bits_float(uint32_t(254 - Format::kBias) << 23);
+    return (Format::kFnuz ? code == 0x80 : m == 0x7F) ? bits_float(0x7FC00000u) : x;
+  }
+}
+template <class F>
+__device__ inline Two decode_pair(uint32_t codes) {
+  return {decode_quick<F>(codes & 0xFF), decode_quick<F>(codes >> 8 & 0xFF)};
+}
+#if !defined(__HIP__) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+template <>
+__device__ inline Two decode_pair<f8_e4m3>(uint32_t codes) {
+  __half2 pair = __nv_cvt_fp8x2_to_halfraw2(__nv_fp8x2_storage_t(codes), __NV_E4M3);
+  return {__low2float(pair), __high2float(pair)};
+}
+#endif
+
+// x / d for d >= 1, rounded as IEEE says. Quick: as long as `usual` stays true; else all is to be
+// done again with Exact. The compiler's division goes a long way round for each zero and each small
+// x, which real activations are full of. For x of type T one correction is enough where T has up to
+// 13 bits (as in Divider), other x take a second one.
+struct Exact {
+  template <class T>
+  __device__ float divide(float x, float d, T) {
+    return x / d;
+  }
+};
+struct Quick {
+  bool usual = true;
+
+  template <class T>
+  __device__ float divide(float x, float d, T) {
+#if defined(__HIP__)
+    return x / d;
+#else
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+    r = fmaf(fmaf(-d, r, 1.0f), r, r);
+    float q = mul_rn(x, r);
+    q = fmaf(fmaf(-d, q, x), r, q);
+    if constexpr (sizeof(T) > 2) q = fmaf(fmaf(-d, q, x), r, q);
+    usual = usual && d < 0x1p100f && q == q;  // not so: huge d, NaN, infinite x
+    return copysignf(q, x);                   // of zeros
+#endif
+  }
+};
+
+// The smaller, the larger one; NaN if x is. The limit is none.
+__device__ inline float min_keep_nan(float x, float limit) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(limit));
+  return x;
+#else
+  return x > limit ? limit : x;
+#endif
+}
+__device__ inline float max_keep_nan(float x, float limit) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(limit));
+  return x;
+#else
+  return x < limit ? limit : x;
+#endif
+}
 
 // x / scale for one scale and many x of type T, where the quotient is going to be an fp8 code.
 // quick(x) has the bits of the IEEE quotient where that is in [2^-20, 2^20), else a value of the

@@ -61,21 +61,6 @@ __device__ void find_places(const Slots& slots, Places& places) {
   __syncthreads();
 }
 
-template <class C, class T, int N>
-__device__ Group<C, N> convert(const Group<T, N>& x, const Divider<T>& divide) {
-  Group<C, N> y;
-  if (divide.divides) {
-    for (int i = 0; i < N; ++i) y.set(i, quantise<C>(x.number(i), divide.scale));
-  } else if constexpr (N == 1) {
-    y.set(0, encode<C>(divide.quick(x.number(0))));
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; i += 2)
-      set_pair(y, i, divide.quick(x.number(i)), divide.quick(x.number(i + 1)));
-  }
-  return y;
-}
-
 // What one thread does: group `item` of the rows of tokens sub, sub + subs, ... of the tile. N:
 // elements of an access, a divisor of size.
 template <class T, class C, int N>

@@ -113,6 +113,38 @@ __device__ inline void set_pair(Group<T, N>& g, int i, float x, float y) {
   }
 }
 
+// fp8 codes of x / scale.
+template <class C, class T, int N>
+__device__ inline Group<C, N> convert(const Group<T, N>& x, const Divider<T>& divide) {
+  Group<C, N> y;
+  if (divide.divides) {
+    for (int i = 0; i < N; ++i) y.set(i, quantise<C>(x.number(i), divide.scale));
+  } else if constexpr (N == 1) {
+    y.set(0, encode<C>(divide.quick(x.number(0))));
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 2)
+      set_pair(y, i, divide.quick(x.number(i)), divide.quick(x.number(i + 1)));
+  }
+  return y;
+}
+
+// RN_T(value * scale) of fp8 codes.
+template <class T, class C, int N>
+__device__ inline Group<T, N> convert_back(const Group<C, N>& codes, float scale) {
+  Group<T, N> y;
+  if constexpr (N == 1) {
+    y.set(0, from_float<T>(mul_rn(decode_quick<C>(codes.word[0] & 0xFF), scale)));
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      Two x = decode_pair<C>(codes.word[i / 4] >> i % 4 * 8);
+      set_pair(y, i, mul_rn(x.a, scale), mul_rn(x.b, scale));
+    }
+  }
+  return y;
+}
+
 // Rows at one distance, as nearly all are: fewer parameters to read before the first load.
 template <class T>
 struct FlatRows {

@@ -169,3 +169,95 @@ TEST_CASE("graph: checks that synchronise are inert while a stream captures") {
   kvops_set_option("debug", "");
   graph.replay();
 }
+
+namespace {
+
+// A call that reads `in` and writes `out`, in place where they are the same: captured, and replayed
+// on new data with the bits of a direct call.
+template <class T, class F>
+void check_replays(const Stream& stream, Both<uint16_t>& in, Both<T>& out, F&& call) {
+  auto* same = static_cast<void*>(&in) == static_cast<void*>(&out) ? &in : nullptr;
+  Graph graph(stream, [&] { REQUIRE(call() == KVOPS_OK); });
+  for (int replay = 0; replay < 3; ++replay) {
+    randomise_bf16(in.h);
+    in.up(stream);
+    if (!same) out.up(stream);
+    graph.replay();
+    auto captured = out.down(stream);
+    in.up(stream);
+    if (!same) out.up(stream);
+    REQUIRE(call() == KVOPS_OK);
+    CHECK((captured == out.down(stream)));
+    CHECK((captured != out.h));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("graph: gated activations follow their data") {
+  Stream stream;
+  Both<uint16_t> in(KVOPS_BF16, {33, 1000}), out(KVOPS_BF16, {33, 500});
+  kvops_silu_and_mul_args a = {sizeof a, in.on_gpu(stream), out.on_gpu(stream)};
+  check_replays(stream, in, out, [&] { return kvops_silu_and_mul(&a); });
+  check_replays(stream, in, out, [&] { return kvops_mul_and_silu(&a); });
+  check_replays(stream, in, out, [&] { return kvops_gelu_and_mul(&a); });
+  check_replays(stream, in, out, [&] { return kvops_gelu_tanh_and_mul(&a); });
+  kvops_fatrelu_and_mul_args f = {sizeof f, a.input, a.out, 0.25};
+  check_replays(stream, in, out, [&] { return kvops_fatrelu_and_mul(&f); });
+  kvops_swigluoai_and_mul_args s = {sizeof s, a.input, a.out, 1.702, 7};
+  check_replays(stream, in, out, [&] { return kvops_swigluoai_and_mul(&s); });
+  kvops_silu_and_mul_with_clamp_args c = {sizeof c, a.input, a.out, 7, 1, 0};
+  check_replays(stream, in, out, [&] { return kvops_silu_and_mul_with_clamp(&c); });
+}
+
+TEST_CASE("graph: fused_add_rms_norm and convert_fp8 follow their data") {
+  Stream stream;
+  Both<uint16_t> x(KVOPS_BF16, {33, 4096}), residual(KVOPS_BF16, {33, 4096});
+  kvops_fused_add_rms_norm_args a = {sizeof a, x.on_gpu(stream), residual.on_gpu(stream), {}, 1e-6};
+  check_replays(stream, x, residual, [&] { return kvops_fused_add_rms_norm(&a); });
+  Both<uint8_t> codes(KVOPS_F8_E4M3, {33, 4096});
+  kvops_convert_fp8_args c = {sizeof c, x.on_gpu(stream), codes.on_gpu(stream), 0.25};
+  check_replays(stream, x, codes, [&] { return kvops_convert_fp8(&c); });
+}
+
+TEST_CASE("graph: rotary_embedding follows positions and counts bad ones once each") {
+  Stream stream;
+  constexpr int64_t kRows = 300, kAll = 40;  // 32 heads of query, 8 of key, in one tensor
+  Both<uint16_t> qk(KVOPS_BF16, {kRows, kAll, 128});
+  Both<float> cache(KVOPS_F32, {64, 128});
+  Both<int64_t> positions(KVOPS_I64, {kRows}), faults(KVOPS_I64, {1});
+  std::normal_distribution<float> normal;
+  for (auto& v : cache.h) v = normal(generator);
+  cache.up(stream);
+  faults.up(stream);
+  auto part = [&](kvops_tensor t, int64_t first, int64_t heads) {
+    t.data = static_cast<uint16_t*>(t.data) + first * 128;
+    t.shape[1] = heads;
+    return t;
+  };
+  kvops_rotary_embedding_args a = {};
+  a.struct_size = sizeof a;
+  a.positions = positions.on_gpu(stream), a.faults = faults.on_gpu(stream);
+  a.query = part(qk.on_gpu(stream), 0, 32), a.key = part(qk.on_gpu(stream), 32, 8);
+  a.cos_sin_cache = cache.on_gpu(stream);
+  a.head_size = 128, a.is_neox = 1;
+  auto cpu = a;
+  cpu.positions = positions.on_cpu(), cpu.faults = faults.on_cpu();
+  cpu.query = part(qk.on_cpu(), 0, 32), cpu.key = part(qk.on_cpu(), 32, 8);
+  cpu.cos_sin_cache = cache.on_cpu();
+  Graph graph(stream, [&] { REQUIRE(kvops_rotary_embedding(&a) == KVOPS_OK); });
+  for (int replay = 1; replay <= 3; ++replay) {
+    randomise_bf16(qk.h);
+    for (auto& p : positions.h) p = int64_t(generator() % 64);
+    positions.h[0] = 64, positions.h[7] = -1, positions.h[299] = int64_t(1) << 40;
+    qk.up(stream), positions.up(stream);
+    graph.replay();
+    CHECK(faults.down(stream)[0] == 2 * replay);
+    auto got = qk.down(stream);
+    REQUIRE(kvops_rotary_embedding(&cpu) == KVOPS_OK);
+    int far = 0;  // more than one unit in the last place from the CPU
+    for (size_t i = 0; i < got.size(); ++i)
+      far += std::abs(int(int16_t(got[i])) - int(int16_t(qk.h[i]))) > 1;
+    CHECK(far == 0);
+  }
+}

@@ -1,0 +1,21 @@
+// mul_and_silu: out = RN_T(a * RN_T(silu(b))), silu(x) = x / (1 + exp(-x)).
+// a, b: the halves of a row. See gated.cuh for the mapping and the errors of exp.
+#include "gpu/gated.cuh"
+
+namespace kvops::KVOPS_GPU {
+namespace {
+
+struct Act {
+  template <class T, class Division>
+  __device__ float gate(float x, T, Division& by) const {
+    return gpu::silu(x, T{}, by);
+  }
+};
+
+}  // namespace
+
+kvops_status mul_and_silu(const kvops_mul_and_silu_args& a) {
+  return gated<gpu::Pairing::second_gate>("mul_and_silu", a, Act{});
+}
+
+}  // namespace kvops::KVOPS_GPU

@@ -1,0 +1,245 @@
+// Rows of rms_norm and fused_add_rms_norm: y = (x * s) * weight, s = 1 / sqrt(mean(x^2) + epsilon),
+// where x is a row of the input, or RN_T(input + residual), which then becomes the residual.
+//
+// `lanes` threads share a row: up to 32 within one warp, then a block of them. Thread l has the
+// groups l, l + lanes, ... of 16 bytes each; up to kRegisters of them are read once and kept,
+// longer or misaligned rows are read twice. Sums in f32, one rounding at the end. Which thread adds
+// what depends on d and the dtype alone: a row has the same bits in any batch and at any address,
+// and with a residual those of an addition followed by rms_norm.
+#pragma once
+#include <type_traits>
+
+#include "core/dispatch.h"
+#include "gpu/reduce.cuh"
+#include "gpu/vec.cuh"
+
+namespace kvops::KVOPS_GPU {
+namespace {
+
+using namespace kvops::gpu;
+
+// Threads of a block that has several rows.
+constexpr int kSmallBlock = 256;
+
+struct NoWeight {
+  uint8_t bits;
+};
+struct NoResidual {};
+template <class W>
+struct Weight {
+  const W* data;
+  int64_t stride, rows_each;  // 2-D: one row of weights for so many rows; else stride is 0
+};
+
+// Index: int where a row fits into registers, which saves some.
+template <class T, class W, class Index, bool kAligned>
+struct Row {
+  static constexpr int kN = kGroup<T>;
+  const T* x;
+  T* y;
+  const W* w;
+  Index d;
+
+  __device__ Group<T, kN> read(Index j) const { return load_n<kN, kAligned>(x + j, d - j); }
+  __device__ Group<W, kN> weight(Index j) const {
+    if constexpr (__is_same(W, NoWeight))
+      return {};
+    else
+      return load_n<kN, kAligned>(w + j, d - j);
+  }
+  __device__ static float squares(const Group<T, kN>& g, float sum) {
+#pragma unroll
+    for (int i = 0; i < kN; ++i) {
+      float v = g.number(i);
+      sum = fmaf(v, v, sum);
+    }
+    return sum;
+  }
+  __device__ void write(Index j, Group<T, kN> g, const Group<W, kN>& weight, float s) const {
+#pragma unroll
+    for (int i = 0; i < kN; i += 2) {
+      float v[2] = {g.number(i) * s, g.number(i + 1) * s};
+      if constexpr (!__is_same(W, NoWeight)) v[0] *= weight.number(i), v[1] *= weight.number(i + 1);
+      set_pair(g, i, v[0], v[1]);
+    }
+    put(j, g);
+  }
+  __device__ void put(Index j, const Group<T, kN>& g) const { store_n<kAligned>(y + j, g, d - j); }
+};
+
+// RN_T(x + y).
+template <class T, int N>
+__device__ Group<T, N> add(const Group<T, N>& x, const Group<T, N>& y) {
+  Group<T, N> z;
+#pragma unroll
+  for (int i = 0; i < N * int(sizeof(T)) / 4; ++i) {
+    if constexpr (sizeof(T) == 2)
+      z.word[i] = add_pair<T>(x.word[i], y.word[i]);
+    else
+      z.set(i, add_rn(x.get(i), y.get(i)));
+  }
+  return z;
+}
+
+struct Shape {
+  int64_t rows, d;
+  int lanes, per_block, shift;  // threads of a row; rows of a block; log2(lanes) if those are many
+};
+
+template <class T, class W, template <class> class Rows, class Residual>
+struct NormCall {
+  using Element = T;
+  using WeightElement = W;
+  static constexpr bool kAdds = !__is_same(Residual, NoResidual);
+  Rows<const T> input;
+  Residual residual;  // rows, or none
+  Weight<W> weight;
+  Rows<T> out;
+  Shape shape;
+  float epsilon;
+};
+
+// kRegisters: groups that a thread keeps; 0: it reads the row again. kThreads: of a block at most.
+template <class Call, int kRegisters, bool kAligned, int kThreads>
+__global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call) {
+  using T = typename Call::Element;
+  using W = typename Call::WeightElement;
+  const auto& [input, residual, weight, out, shape, epsilon] = call;
+  using Index = std::conditional_t<kRegisters != 0, int, int64_t>;
+  constexpr int kN = kGroup<T>;
+  constexpr bool kAdds = Call::kAdds;
+  // On their way during the sum of squares; wider ones would spill. With a residual they need more
+  // registers than large blocks have, which is the faster way for few rows only (H200: 4 per SM).
+  constexpr bool kEarlyWeight = sizeof(W) <= sizeof(T) && !(kAdds && kThreads == kMaxThreads);
+  __shared__ RowScratch scratch;
+  int sub = shape.per_block > 1 ? int(threadIdx.x) >> shape.shift : 0;
+  Index first = Index(int(threadIdx.x) - sub * shape.lanes) * kN, step = Index(shape.lanes) * kN;
+  int64_t stride = int64_t(gridDim.x) * shape.per_block;
+  int turn = 0;
+  for (int64_t base = int64_t(blockIdx.x) * shape.per_block; base < shape.rows; base += stride) {
+    bool live = base + sub < shape.rows;
+    int64_t r = live ? base + sub : base;
+    Row<T, W, Index, kAligned> row = {row_of(input, r), row_of(out, r), weight.data,
+                                      live ? Index(shape.d) : 0};
+    if (weight.stride) row.w += split(r, weight.rows_each).quotient * weight.stride;
+    Row<T, NoWeight, Index, kAligned> sums = {nullptr, nullptr, nullptr, row.d};
+    if constexpr (kAdds) sums.x = sums.y = row_of(residual, r);
+
+    float sum = 0;
+    Group<T, kN> kept[kRegisters ? kRegisters : 1];
+    Group<W, kN> weights[kRegisters ? kRegisters : 1];
+    if constexpr (kRegisters) {
+      Group<T, kN> other[kAdds ? kRegisters : 1];
+#pragma unroll
+      for (int i = 0; i < kRegisters; ++i) {
+        kept[i] = row.read(first + i * step);
+        if constexpr (kAdds) other[i] = sums.read(first + i * step);
+      }
+      if constexpr (kEarlyWeight) {  // on their way during the sum
+#pragma unroll
+        for (int i = 0; i < kRegisters; ++i) weights[i] = row.weight(first + i * step);
+      }
+#pragma unroll
+      for (int i = 0; i < kRegisters; ++i) {
+        if constexpr (kAdds) kept[i] = add(kept[i], other[i]);
+        sum = row.squares(kept[i], sum);
+      }
+    } else {
+      for (Index j = first; j < row.d; j += step) {
+        auto g = row.read(j);
+        if constexpr (kAdds) sums.put(j, g = add(g, sums.read(j)));
+        sum = row.squares(g, sum);
+      }
+    }
+    sum = row_sum(sum, shape.lanes, scratch, turn);
+    turn ^= 1;
+    float s = reciprocal_sqrt(sum / float(shape.d) + epsilon);
+    if constexpr (kRegisters) {
+#pragma unroll
+      for (int i = 0; i < kRegisters; ++i) {
+        Index j = first + i * step;
+        if constexpr (kAdds) sums.put(j, kept[i]);
+        if (j < row.d) row.write(j, kept[i], kEarlyWeight ? weights[i] : row.weight(j), s);
+      }
+    } else {
+      for (Index j = first; j < row.d; j += step)
+        row.write(j, kAdds ? sums.read(j) : row.read(j), row.weight(j), s);
+    }
+  }
+}
+
+constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
+
+// Lanes and registers of rows of so many groups: within a warp as long as four groups each suffice;
+// from there on four each, which on an H200 is the fastest at any number of rows.
+inline int choose(int64_t groups, Shape& shape) {
+  shape.lanes = 1, shape.shift = 0, shape.per_block = 1;
+  if (groups <= 128) {
+    while (shape.lanes < groups && shape.lanes < 32) shape.lanes *= 2, ++shape.shift;
+    shape.per_block = kSmallBlock >> shape.shift;
+    return groups <= 32 ? 1 : groups <= 64 ? 2 : 4;
+  }
+  int64_t lanes = up(up(groups, 4), kLaneStep) * kLaneStep;
+  shape.lanes = lanes > kMaxThreads ? kMaxThreads : int(lanes);
+  return lanes > kMaxThreads ? 0 : 4;
+}
+
+template <class T>
+FlatRows<T> flat(const RowsView<T>& v) {
+  return {v.data, v.stride[0]};
+}
+
+// rows: of the input, of the residual where there is one, and of the result.
+template <class T, class W, bool kAdds>
+kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_tensor& residual,
+                      Weight<W> weight, const kvops_tensor& output, double epsilon, bool aligned) {
+  auto in = rows_view<const T>(input);
+  auto out = rows_view<T>(output);
+  aligned = aligned && rows_aligned(input, sizeof(T), 16) && rows_aligned(output, sizeof(T), 16);
+  if (kAdds) aligned = aligned && rows_aligned(residual, sizeof(T), 16);
+  Shape shape = {in.rows, in.size, 0, 0, 0};
+  int registers = choose(up(in.size, kGroup<T>), shape);
+  int64_t blocks = up(in.rows, shape.per_block);
+  Grid grid = {.x = blocks < INT32_MAX ? blocks : INT32_MAX,
+               .threads = shape.lanes * shape.per_block};
+  auto start = [&]<int kRegisters, bool kAligned>() {
+    auto queue = [&]<template <class> class Rows, class Other>(Rows<const T> x, Other r,
+                                                               Rows<T> y) {
+      constexpr int kThreads = kAdds && kRegisters && kRegisters < 4 ? kSmallBlock : kMaxThreads;
+      using Call = NormCall<T, W, Rows, Other>;
+      auto kernel = norm_kernel<Call, kRegisters, kAligned, kThreads>;
+      if constexpr (kAdds && kRegisters == 4)
+        if (grid.threads <= 512 && grid.x <= 4 * compute_units(output))
+          kernel = norm_kernel<Call, 4, kAligned, 512>;
+      Call call = {x, r, weight, y, shape, float(epsilon)};
+      return launch(op, kernel, grid, output, call);
+    };
+    if constexpr (kAdds) {
+      auto sums = rows_view<T>(residual);
+      if constexpr (kRegisters != 0)
+        if (in.levels == 1 && out.levels == 1 && sums.levels == 1)
+          return queue(flat(in), flat(sums), flat(out));
+      return queue(in, sums, out);
+    } else {
+      if constexpr (kRegisters != 0)
+        if (in.levels == 1 && out.levels == 1) return queue(flat(in), NoResidual{}, flat(out));
+      return queue(in, NoResidual{}, out);
+    }
+  };
+  if (!aligned || !registers)
+    return aligned ? start.template operator()<0, true>() : start.template operator()<0, false>();
+  return registers == 1   ? start.template operator()<1, true>()
+         : registers == 2 ? start.template operator()<2, true>()
+                          : start.template operator()<4, true>();
+}
+
+// Calls run<W>() with the dtype of the weights.
+template <class T, class F>
+kvops_status with_weight(const kvops_tensor& weight, F&& run) {
+  if (!present(weight)) return run.template operator()<NoWeight>();
+  if (weight.dtype == dtype_of<T>) return run.template operator()<T>();
+  return run.template operator()<float>();
+}
+
+}  // namespace
+}  // namespace kvops::KVOPS_GPU
