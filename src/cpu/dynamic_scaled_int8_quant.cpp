@@ -101,7 +101,10 @@ void quantise_row(const T* x, int8_t* out, int64_t n, float* scale, int32_t* azp
   } else {
     s = azp ? asymmetric(e) : symmetric(e);
     const int64_t ahead = (next - x) * int64_t(sizeof(T));
-    quantise_int8<stream>(x, out, n, {1 / s.scale, float(s.azp)}, ahead);
+    if (azp)
+      quantise_int8<stream>(x, out, n, {1 / s.scale, float(s.azp)}, ahead);
+    else
+      quantise_int8<stream, true>(x, out, n, {1 / s.scale, 0}, ahead);
   }
   *scale = s.scale;
   if (azp) *azp = s.azp;
