@@ -29,10 +29,14 @@ namespace HWY_NAMESPACE {
 template <class T, class D>
 HWY_INLINE hn::Vec<D> one_plus_exp_neg(D d, hn::Vec<D> x) {
   const auto one = hn::Set(d, 1.0f);
-  if constexpr (sizeof(T) == 2)
-    return hn::Add(one, exp2_short(d, hn::Mul(x, hn::Set(d, -1.44269504f))));
-  else
+  if constexpr (sizeof(T) == 2) {
+    const auto sum = hn::Add(one, exp2_short(d, hn::Mul(x, hn::Set(d, -1.44269504f))));
+    // Near 0 every other subnormal x is halfway between two results: the tie must be seen.
+    const auto near = hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-12f));
+    return hn::IfThenElse(near, hn::Sub(hn::Set(d, 2.0f), x), sum);
+  } else {
     return hn::Add(one, exp(d, hn::Neg(x)));
+  }
 }
 // x / (1 + exp(-x)), rounded to T.
 template <class T, class D>

@@ -122,6 +122,19 @@ TEMPLATE_TEST_CASE("activation: every 16-bit gate is rounded right", "[activatio
   });
 }
 
+TEST_CASE("activation: subnormal bf16 gates are halved, ties to even", "[activation]") {
+  std::vector<bf16> g;
+  for (int i = 0; i < 128; ++i) g.push_back({uint16_t(i)});
+  on_every_isa([&] {
+    for (const Gate& gate : kGates) {
+      if (std::string(gate.op) != "silu_and_mul" && std::string(gate.op) != "mul_and_silu")
+        continue;
+      const auto out = gated_with_one(gate, g);
+      for (int i = 0; i < 128; ++i) CHECK(out[size_t(i)].bits == i / 2 + (i % 4 == 3));
+    }
+  });
+}
+
 TEST_CASE("activation: f32 gates within four units", "[activation]") {
   std::vector<float> g;
   for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += 4001)
