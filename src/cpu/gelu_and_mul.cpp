@@ -22,10 +22,15 @@ struct Act {
   HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
     const auto one = hn::Set(d, 1.0f);
     auto erf_a = hn::Zero(d);
-    if constexpr (sizeof(T) == 2)
-      erf_a = hn::CopySign(hn::Sub(one, erfc_short(d, hn::Abs(a))), a);
-    else
+    if constexpr (sizeof(T) == 2) {
+      const auto m = hn::Abs(a);
+      const auto far = hn::CopySign(hn::Sub(one, erfc_short(d, m)), a);
+      // Near 0 every other subnormal a is halfway between two results: the tie must be seen.
+      const auto near = hn::Mul(a, hn::Set(d, 0.79788456f));
+      erf_a = hn::IfThenElse(hn::Lt(m, hn::Set(d, 0x1p-12f)), near, far);
+    } else {
       erf_a = erf(d, hn::Mul(a, hn::Set(d, 0.70710678118654752f)));
+    }
     const auto gelu = hn::Mul(hn::Mul(a, hn::Set(d, 0.5f)), hn::Add(one, erf_a));
     return hn::Mul(round_to<T, kNanOf<T>>(d, gelu), b);
   }
