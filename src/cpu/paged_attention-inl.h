@@ -10,6 +10,7 @@
 // instruction set only.
 #include "cpu/math-inl.h"
 #include "cpu/paged_attention.h"
+#include "cpu/paged_dots-inl.h"
 #include "cpu/paged_rows-inl.h"
 #include "cpu/simd-inl.h"
 #include "cpu/softmax-inl.h"
@@ -164,11 +165,51 @@ HWY_INLINE void add_vectors(const float* weights, const S* const* rows, int n, i
   }
 }
 
+// The same for 2 * P vectors of bf16: each load gives the even and the odd elements.
+template <int H, int P>
+HWY_INLINE void add_pairs(const float* weights, const bf16* const* rows, int n, int64_t i,
+                          const float* decay, float* sums, int64_t pitch, Ahead& ahead) {
+  const Floats16 d;
+  using Vec = hn::Vec<Floats16>;
+  const size_t lanes = hn::Lanes(d);
+  Vec even[H][P], odd[H][P];
+  for (int h = 0; h < H; ++h)
+    for (int v = 0; v < P; ++v) even[h][v] = odd[h][v] = hn::Zero(d);
+  const int lines = ahead.num_rows * ahead.lines / (2 * n) + 1;
+  for (int t = 0; t < n; ++t) {
+    ahead.fetch(lines);
+    const bf16* row = rows[t] + i;
+    Vec a[P], b[P];
+    for (int v = 0; v < P; ++v) load_pairs(d, row + size_t(v) * 2 * lanes, a[v], b[v]);
+    for (int h = 0; h < H; ++h) {
+      const Vec w = hn::Set(d, weights[h * kTile + t]);
+      for (int v = 0; v < P; ++v) {
+        even[h][v] = hn::MulAdd(w, a[v], even[h][v]);
+        odd[h][v] = hn::MulAdd(w, b[v], odd[h][v]);
+      }
+    }
+  }
+  for (int h = 0; h < H; ++h) {
+    const Vec scale = hn::Set(d, decay[h]);
+    for (int v = 0; v < P; ++v) {
+      HWY_ALIGN float tile[2 * hn::MaxLanes(Floats16())];
+      hn::StoreInterleaved2(even[h][v], odd[h][v], d, tile);
+      for (size_t j = 0; j < 2 * lanes; j += lanes) {
+        float* p = sums + h * pitch + i + size_t(v) * 2 * lanes + j;
+        hn::StoreU(hn::MulAdd(hn::LoadU(d, p), scale, hn::Load(d, tile + j)), d, p);
+      }
+    }
+  }
+}
+
 template <int H, class S>
 HWY_NOINLINE void add_tile(const float* weights, const S* const* rows, int n, int64_t size,
                            const float* decay, float* sums, int64_t pitch, Ahead& ahead) {
   const auto lanes = int64_t(hn::Lanes(Floats16()));
   int64_t i = 0;
+  if constexpr (std::is_same_v<S, bf16>)
+    for (; i + 4 * lanes <= size; i += 4 * lanes)
+      add_pairs<H, 2>(weights, rows, n, i, decay, sums, pitch, ahead);
   for (; i + 4 * lanes <= size; i += 4 * lanes)
     add_vectors<H, 4>(weights, rows, n, i, decay, sums, pitch, size_t(lanes), ahead);
   for (; i < size; i += lanes)
@@ -209,6 +250,7 @@ HWY_INLINE void for_heads(int64_t heads, F&& f) {
 struct TileWork {
   int n;                // tokens
   const float* behind;  // token - (length - 1) of each
+  const bf16* halves;   // the queries for dot products of bf16, or null
   Lie lie;              // of the rows of keys
   int64_t piece;
   Ahead keys, values;  // of the tile after this one
@@ -224,6 +266,16 @@ HWY_INLINE void attend_tile(const float* q, const Logits& l, TileWork& tile, int
   const int n = tile.n;
   keys(rows);
   for_heads(state.heads, [&]<int H>(int64_t h) {
+#if HWY_TARGET == HWY_AVX3
+    if constexpr (std::is_same_v<S, bf16>) {
+      if (tile.halves) {
+        auto* dots =
+            tile.lie == Lie::rows ? dot_tile_bf16<H, Lie::rows> : dot_tile_bf16<H, Lie::pieces>;
+        return dots(tile.halves + h * state.pitch, state.pitch, rows, tile.piece, n, size,
+                    weights + h * kTile, tile.keys);
+      }
+    }
+#endif
     auto* dot = tile.lie == Lie::rows ? dot_tile<H, Lie::rows, S> : dot_tile<H, Lie::pieces, S>;
     dot(q + h * state.pitch, state.pitch, rows, tile.piece, n, size, weights + h * kTile,
         tile.keys);

@@ -15,6 +15,7 @@
 
 #include "core/dispatch.h"
 #include "core/view.h"
+#include "cpu/features.h"
 #include "cpu/isa.h"
 #include "cpu/paged_attention.h"
 #include "cpu/parallel.h"
@@ -139,6 +140,11 @@ struct Kernel {
     tiles[0].positions = tiles[1].positions = slopes;
     TileWork work;
     work.lie = keys.lie(), work.piece = keys.piece;
+    alignas(64) bf16 halves[std::is_same_v<S, bf16> ? kStateFloats : 1];
+    work.halves = nullptr;
+    if (std::is_same_v<S, bf16> && features().bf16_dot &&
+        takes_dots(q, unit.heads * job.padded_size(), halves))
+      work.halves = halves;
     auto rows_of = [&](const PagedCache<C>& cache, const Tile& tile) {
       return [&](const S** rows) {
         cache.rows(unit.kv_head, tile.runs, tile.num_runs, buffers, rows);

@@ -122,3 +122,25 @@ TEST_CASE("attention: closer to the exact result than vLLM's arithmetic") {
     }
   }
 }
+
+TEST_CASE("attention: products with subnormal numbers count where they are large") {
+  // Dot products of bf16 in hardware would take 2^-127 as 0, and the logit 1 with it.
+  constexpr uint16_t kTiny = 0x0040, kHuge = 0x7F00, kOne = 0x3F80;  // 2^-127, 2^127, 1
+  for (bool tiny_query : {true, false}) {
+    std::vector<uint16_t> q(32), k(16 * 32), v(16 * 32), out(32);
+    q[0] = tiny_query ? kTiny : kHuge;
+    k[0] = tiny_query ? kHuge : kTiny;                 // element 0 of token 0
+    for (size_t d = 0; d < 32; ++d) v[d * 16] = kOne;  // token 0; token 1 is zero
+    const std::vector<int32_t> table = {0}, lengths = {2};
+    auto a = make<kvops_paged_attention_v1_args>();
+    a.query = tensor(q, KVOPS_BF16, {1, 1, 32}), a.out = tensor(out, KVOPS_BF16, {1, 1, 32});
+    a.key_cache = tensor(k, KVOPS_BF16, {1, 1, 4, 16, 8});
+    a.value_cache = tensor(v, KVOPS_BF16, {1, 1, 32, 16});
+    a.block_table = tensor(table, KVOPS_I32, {1, 1}), a.seq_lens = tensor(lengths, KVOPS_I32, {1});
+    a.scale = 1;
+    on_every_isa([&] {
+      CHECK_OK(kvops_paged_attention_v1(&a));
+      CHECK(from_bf16(out[0]) == Approx(0.7310586).epsilon(0.004));  // e / (e + 1)
+    });
+  }
+}
