@@ -64,7 +64,7 @@ struct Implementations {
   std::string_view names[4];
 };
 constexpr Implementations kImplementations[] = {
-    {"cpu_attention_with_kv_cache", {"portable", "bf16"}},
+    {"cpu_attention_with_kv_cache", {"portable", "bf16", "amx"}},
 };
 
 bool has_implementation(std::string_view op, std::string_view name) {

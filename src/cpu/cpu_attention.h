@@ -36,6 +36,16 @@ struct KeyGroup {
   int64_t token;
 };
 
+// Of a group: bits of the keys that exist, and of the 16-bit elements of words of keys t and t + 1.
+struct LiveKeys {
+  uint32_t bits;
+  explicit LiveKeys(const KeyGroup& g) : bits(((1U << g.end) - 1) & ~((1U << g.first) - 1)) {}
+  bool has(int64_t t) const { return bits >> t & 1; }
+  uint32_t words(int64_t t) const {
+    return (has(t) ? 0x55555555U : 0U) | (has(t + 1) ? 0xAAAAAAAAU : 0U);
+  }
+};
+
 struct Tile {
   KeyGroup group[kMostGroups];
   int groups;
@@ -72,9 +82,13 @@ struct AttentionCall;
 
 // One implementation for one pair of dtypes and one packing.
 struct MatrixCode {
-  int64_t tile;       // keys of a tile, at this size
-  bool bf16_weights;  // weights are bf16, from the begin of each row of scores
-  bool base_2;        // `top` is a multiple of ln 2
+  int64_t tile;           // keys of a tile, at this size
+  bool bf16_weights;      // weights are bf16, from the begin of each row of scores
+  bool base_2;            // `top` is a multiple of ln 2
+  int64_t step = kGroup;  // keys of a tile begin and end at multiples of it
+  // Around the work on a unit, once its rows are known; may be null.
+  void (*begin_unit)(const Scratch& s) = nullptr;
+  void (*end_unit)() = nullptr;
   void (*load_query)(const void* from, int64_t size, int64_t row, Scratch& s);
   void (*scores)(const AttentionCall& c, Scratch& s);
   // Scores to weights, decay, and the state of each row.
@@ -110,5 +124,7 @@ struct AttentionCall {
 MatrixCode portable_code(const AttentionCall& c);
 // Replaces what is faster with products of bf16; false: not for these dtypes, or not on this CPU.
 bool bf16_code(const AttentionCall& c, MatrixCode& code);
+// The same with AMX tiles, for caches of the amx packing; fp8 ones stay with the bf16 code.
+bool amx_code(const AttentionCall& c, MatrixCode& code);
 
 }  // namespace kvops::cpu

@@ -141,21 +141,11 @@ void pack_keys(const AttentionCall& c, Scratch& s) {
   }
 }
 
-// Of a group: keys that exist, 16 bits; words of keys t and t + 1 keep what the two bits say.
-struct Live {
-  uint32_t bits;
-  explicit Live(const KeyGroup& g) : bits(((1U << g.end) - 1) & ~((1U << g.first) - 1)) {}
-  bool has(int64_t t) const { return bits >> t & 1; }
-  __mmask32 words(int64_t t) const {
-    return (has(t) ? 0x55555555U : 0U) | (has(t + 1) ? 0xAAAAAAAAU : 0U);
-  }
-};
-
 template <class C, bool amx>
 void pack_group(const AttentionCall& c, const KeyGroup& from, uint16_t* group) {
   const Reader<C> read;
   const Zip zip;
-  const Live live(from);
+  const LiveKeys live(from);
   const auto* p = reinterpret_cast<const C*>(from.values) + c.packing.value(from.slot, 0);
   if constexpr (amx) {
     for (int64_t i = 0; i < c.size; i += kGroup, p += kGroup * c.block, group += 256)

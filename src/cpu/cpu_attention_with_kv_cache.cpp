@@ -70,8 +70,10 @@ void store_part(const AttentionCall& c, const PlanUnit& u, const Scratch& s) {
 // The groups of tile [begin, begin + tile) that hold keys of the unit and have a block.
 void fill_tile(const AttentionCall& c, const PlanUnit& u, int64_t begin, Tile& tile) {
   const int64_t end = std::min(begin + c.code.tile, u.keys.end);
+  const int64_t step = c.code.step;
+  const int64_t first = std::max(begin, u.keys.first / step * step);
   tile.groups = 0;
-  for (int64_t t = std::max(begin, u.keys.first / kGroup * kGroup); t < end; t += kGroup) {
+  for (int64_t t = first; t < round_up(end, step); t += kGroup) {
     const int64_t b = c.table(u.request, t / c.block);
     if (b < 0 || b >= c.blocks) continue;
     auto address = [&](const kvops_tensor& cache) {
@@ -81,8 +83,8 @@ void fill_tile(const AttentionCall& c, const PlanUnit& u, int64_t begin, Tile& t
     tile.group[tile.groups++] = {address(c.args.key_cache),
                                  address(c.args.value_cache),
                                  int32_t(t % c.block),
-                                 int32_t(std::max<int64_t>(0, u.keys.first - t)),
-                                 int32_t(std::min<int64_t>(kGroup, u.keys.end - t)),
+                                 int32_t(std::clamp<int64_t>(u.keys.first - t, 0, kGroup)),
+                                 int32_t(std::clamp<int64_t>(u.keys.end - t, 0, kGroup)),
                                  t};
   }
 }
@@ -183,6 +185,7 @@ void run_unit(const AttentionCall& c, const PlanUnit& u, Scratch& s) {
   if (several) clear(c, s.rows, s.total, s.total_row);
   const int64_t tile = c.code.tile;
   const int64_t first = u.keys.first / tile * tile;
+  if (c.code.begin_unit) c.code.begin_unit(s);
   fill_tile(c, u, first, s.next);
   for (int64_t t = first; t < u.keys.end; t += tile) {
     s.tile = s.next;
@@ -190,6 +193,7 @@ void run_unit(const AttentionCall& c, const PlanUnit& u, Scratch& s) {
     attend_tile(c, u, s);
     if (several && ((t + tile) % u.range == 0 || t + tile >= u.keys.end)) add_range(c, s);
   }
+  if (c.code.end_unit) c.code.end_unit();
   if (u.part >= 0) return store_part(c, u, s);
   finish(c, u, s, several ? s.total : s.sums, several ? s.total_row : s.row);
 }
@@ -253,10 +257,13 @@ kvops_status choose(AttentionCall& c) {
   c.code = portable_code(c);
   c.f32_weights = c.code.weights;
   if (forced == "portable") return KVOPS_OK;
-  if ((forced.empty() || forced == "bf16") && bf16_code(c, c.code)) return KVOPS_OK;
+  auto wants = [&](const char* name) { return forced.empty() || forced == name; };
+  if (wants("amx") && amx_code(c, c.code)) return KVOPS_OK;
+  if (wants("bf16") && bf16_code(c, c.code)) return KVOPS_OK;
   if (forced.empty()) return KVOPS_OK;
   return fail(KVOPS_UNSUPPORTED, kOp, "",
-              "the implementation %s is forced, but does not exist for these dtypes or this CPU",
+              "the implementation %s is forced, but does not exist for these dtypes, this packing "
+              "or this CPU",
               forced.c_str());
 }
 

@@ -1,6 +1,8 @@
 // cpu_attention_with_kv_cache: which bits may change and which may not, bad input, strides.
 #include "ops/cpu_attention.h"
 
+#include <cpuid.h>
+
 using namespace tests;
 using std::vector;
 
@@ -292,7 +294,39 @@ TEST_CASE("cpu_attention: implementations by name") {
     CHECK((status == KVOPS_OK || status == KVOPS_UNSUPPORTED));
     if (status) CHECK_THAT(kvops_last_error(), Catch::Contains(code.name));
   }
+  // Tiles are for bf16 caches of the amx packing.
+  CHECK(forced("amx") == KVOPS_OK);
+  CHECK(call(b) == KVOPS_UNSUPPORTED);
+  CHECK_THAT(kvops_last_error(), Catch::Contains("the implementation amx is forced"));
+  Batch f = small(KVOPS_F16);
+  f.isa = KVOPS_CPU_ISA_AMX, f.fill(18), f.lay_out();
+  CHECK(call(f) == KVOPS_UNSUPPORTED);
   CHECK(forced("portable") == KVOPS_OK);
   CHECK(call(b) == KVOPS_OK);
+  forced("");
+}
+
+TEST_CASE("cpu_attention: tiles are what runs where there are any, and are let go after a call") {
+  // cpuid's leaf 7: AMX-BF16 and AMX-TILE; leaf 13.1: xgetbv tells what is in use.
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
+  const bool tells = __get_cpuid_count(13, 1, &a, &b, &c, &d) && (a >> 2 & 1);
+  Batch x = small();
+  x.isa = KVOPS_CPU_ISA_AMX, x.requests = {{40, 70}, {1, 90}}, x.size = 96;
+  x.fill(19), x.lay_out();
+  const auto chosen = x.run();
+  CHECK(forced("amx") == KVOPS_OK);
+  kvops_set_num_threads(1);
+  const auto status = call(x);
+  if (tells) {
+    unsigned low = 0, high = 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+    CHECK((low >> 17 & 3) == 0);
+  }
+  kvops_set_num_threads(0);
+  // A system may keep tiles from us.
+  CHECK((status == KVOPS_OK || status == KVOPS_UNSUPPORTED));
+  if (!tiles) CHECK(status == KVOPS_UNSUPPORTED);
+  if (status == KVOPS_OK) CHECK(x.run() == chosen);
   forced("");
 }

@@ -18,7 +18,7 @@ struct Code {
   const char* name;
   bool rounds_weights;
 };
-inline constexpr Code kCodes[] = {{"portable", false}, {"bf16", true}};
+inline constexpr Code kCodes[] = {{"portable", false}, {"bf16", true}, {"amx", true}};
 
 struct Request {
   int32_t queries, length;

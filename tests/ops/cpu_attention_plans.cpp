@@ -20,10 +20,10 @@ void check_refused(Batch& b, const std::string& text) {
 }  // namespace
 
 TEST_CASE("cpu_attention: any number of threads, any place of the plan: the same bits") {
-  for (bool split : {false, true})
+  for (int kind = 0; kind < 4; ++kind)
     for (int threads : {1, 4}) {
-      Batch b = mixed(KVOPS_BF16, KVOPS_BF16, KVOPS_CPU_ISA_VEC);
-      b.split = split, b.heads = 40, b.requests.push_back({1, 3000});
+      Batch b = mixed(KVOPS_BF16, KVOPS_BF16, kind < 2 ? KVOPS_CPU_ISA_VEC : KVOPS_CPU_ISA_AMX);
+      b.split = kind % 2, b.heads = 40, b.requests.push_back({1, 3000});
       b.fill(5);
       kvops_set_num_threads(threads);
       b.lay_out();

@@ -58,9 +58,10 @@ TEST_CASE("cpu_attention: every head size") {
 
 TEST_CASE("cpu_attention: every group of query heads, one query and many") {
   for (int64_t group : {1, 2, 3, 5, 8, 17, 63, 65, 130})
-    for (bool split : {group % 2 == 0}) {
+    for (int64_t isa : {KVOPS_CPU_ISA_VEC, KVOPS_CPU_ISA_AMX}) {
       Batch b;
-      b.heads = 2 * group, b.split = split, b.type = b.cached = KVOPS_BF16, b.size = 64;
+      b.heads = 2 * group, b.isa = isa, b.split = group % 2 == 0, b.type = b.cached = KVOPS_BF16,
+      b.size = 64;
       b.requests = {{1, 21}, {1, group > 20 ? 70 : 600}, {5, 13}};
       b.fill(unsigned(group)), b.with_sinks(), b.lay_out(), check(b);
     }
