@@ -12,7 +12,7 @@
 #include "installed.h"
 #include "json.h"
 #include "kvcache_ops/onednn.h"
-#include "products.h"
+#include "trials.h"
 
 namespace kvops {
 namespace {
@@ -79,7 +79,7 @@ void run_operators(const std::string& root, Findings& findings) {
   size_t count = 0;
   auto* ops = kvops_ops(&count);
   for (size_t i = 0; i < count; ++i) {
-    if (!ops[i]->backends || is_product(ops[i]->name)) continue;
+    if (!ops[i]->backends || has_trial(ops[i]->name)) continue;
     progress(std::string("runs ") + ops[i]->name);
     auto name = smallest_case(fs::path(root) / ops[i]->name);
     if (name.empty()) {
@@ -105,16 +105,13 @@ void run_operators(const std::string& root, Findings& findings) {
   progress("");
 }
 
-void run_handles(Findings& findings) {
-  kvops_device_info info = {};
-  info.struct_size = sizeof info;
-  kvops_get_device_info({KVOPS_CPU, 0}, &info);
-  const std::string isa = info.arch;
-  for (auto& run : run_products()) {
-    const int outcome = run.problem.empty() ? GOLDEN_PASSED : GOLDEN_FAILED;
-    findings.runs.push_back({run.op, "cpu", isa, run.problem, outcome});
-    if (!run.problem.empty())
-      findings.problems.push_back(std::string(run.op) + " on cpu: " + run.problem);
+void run_linked(Findings& findings) {
+  for (auto& trial : run_trials()) {
+    const int outcome = trial.problem.empty() ? GOLDEN_PASSED : GOLDEN_FAILED;
+    findings.runs.push_back({trial.op, "cpu", trial.device, trial.problem, outcome});
+    if (outcome == GOLDEN_FAILED)
+      findings.problems.push_back(std::string(trial.op) + " on cpu " + trial.device + ": " +
+                                  trial.problem);
   }
 }
 
@@ -135,7 +132,7 @@ Findings examine(const DoctorOptions& options) {
                            ", another version than the loaded library");
   }
   run_operators(data_folder(options.data) + "/golden", f);
-  run_handles(f);
+  run_linked(f);
   return f;
 }
 
