@@ -67,6 +67,13 @@ def test_verify():
     assert "no golden cases in" in run("verify", "no_such_op", status=1)[1]
 
 
+def test_verify_tries_what_has_no_golden_case():
+    names = ("onednn_mm", "cpu_attention_with_kv_cache")
+    cases = json.loads(run("verify", "--json", *names)[0])["cases"]
+    assert {case["op"] for case in cases} == set(names)
+    assert len({case["device"] for case in cases}) * 2 == len(cases)
+
+
 def test_verify_sees_a_wrong_result(tmp_path):
     import numpy as np
 
