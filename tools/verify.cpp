@@ -1,5 +1,5 @@
-// `kvops verify`: the golden cases of the installation, on every device that is here, and a trial of
-// each operator that can have none.
+// `kvops verify`: the golden cases of the installation, on every device that is here, and a trial
+// of each operator that can have none.
 #include <algorithm>
 #include <cstdio>
 

@@ -52,8 +52,8 @@ struct Description {
   }
 
   static std::string text(const Contract& c, const Rule& r) {
-    static const char* const verbs[] = {"if",     "require", "alias", "overlap",
-                                        "scales", "noop",    "index", "blocks", "gather"};
+    static const char* const verbs[] = {"if",   "require", "alias",  "overlap", "scales",
+                                        "noop", "index",   "blocks", "gather"};
     std::string line = verbs[int(r.kind)];
     bool names_argument = r.kind >= RuleKind::alias && r.kind != RuleKind::noop;
     if (names_argument) line.append(" ").append(c.args[r.arg].name);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "contract/shapes.h"
+#include "harness/plan.h"
 
 using std::string;
 
@@ -115,6 +116,16 @@ void fit_workspace(ArgsCall& call) {
   }
 }
 
+// A plan of the size that the call's requests want.
+void fit_plan(ArgsCall& call) {
+  const int64_t bytes = harness::plan_bytes(call.op->name, call.bytes.data());
+  if (!bytes) return;
+  auto* a = call.find("scheduler_metadata");
+  auto t = call.tensor(a);
+  set_shape(t, {bytes});
+  call.put(a, t);
+}
+
 }  // namespace
 
 std::vector<ArgsCall> make_bases(const std::vector<string>& paths, int each, Random& random) {
@@ -138,6 +149,7 @@ std::vector<ArgsCall> make_bases(const std::vector<string>& paths, int each, Ran
       if (random.one_in(2)) call = with_all(call);
       call = made_small(call, random);
       vary(call, random);
+      fit_plan(call);
       fit_workspace(call);
       if (total_bytes(call) < 64 << 10) bases.push_back(call);
     }

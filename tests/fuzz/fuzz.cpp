@@ -12,6 +12,7 @@
 #include "fuzz/bases.h"
 #include "fuzz/change.h"
 #include "harness/handles.h"
+#include "harness/plan.h"
 
 using std::string;
 
@@ -189,6 +190,18 @@ struct Runner {
       allow_elements(t, axis + 1, at + i * t.stride[axis] * size);
   }
 
+  // Lengths that belong together and their plan, sometimes a damaged one.
+  void give_plan(const Draft& d) {
+    if (d.call.bytes.size() != d.call.op->args_size) return;
+    if (!harness::plan_bytes(d.call.op->name, d.call.bytes.data())) return;
+    if (kvops_query(d.call.op->name, d.call.bytes.data(), nullptr)) return;
+    auto args = d.call.bytes;
+    harness::fill_plan(d.call.op->name, args.data(), random.one_in(3));
+    auto plan = d.call.tensor(d.call.find("scheduler_metadata"));
+    if (random.one_in(10) && plan.shape[0])
+      static_cast<char*>(plan.data)[random.below(plan.shape[0])] ^= char(1 << random.below(8));
+  }
+
   // One call. Returns whether it was accepted.
   bool run(Draft& d, int64_t number) {
     auto& counts = per_op[d.call.op->name];
@@ -201,6 +214,7 @@ struct Runner {
     // A weight to multiply with; without, the number of the draft is a stale one.
     if (possible && harness::handle_argument(*d.call.op) && !random.one_in(10))
       handles.give(*d.call.op, d.call.bytes.data(), true);
+    if (possible && !random.one_in(10)) give_plan(d);
     auto before = d.call.bytes;
     kvops_clear_error();
     arena.guard();

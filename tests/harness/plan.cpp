@@ -13,7 +13,27 @@ int64_t packing_of(const kvops_cpu_attention_with_kv_cache_args& a) {
   return block % 64 == 0 && a.query.dtype != KVOPS_F32 ? KVOPS_CPU_ISA_AMX : KVOPS_CPU_ISA_VEC;
 }
 
+kvops_cpu_attn_get_scheduler_metadata_args plan_of(
+    const kvops_cpu_attention_with_kv_cache_args& a) {
+  kvops_cpu_attn_get_scheduler_metadata_args p = {};
+  p.struct_size = sizeof p;
+  p.seq_lens = a.seq_lens, p.query_start_loc = a.query_start_loc;
+  p.dynamic_causal = a.dynamic_causal, p.scheduler_metadata = a.scheduler_metadata;
+  p.num_heads = a.query.shape[1], p.num_kv_heads = a.key_cache.shape[1];
+  p.head_size = a.query.shape[2], p.query_dtype = a.query.dtype;
+  p.isa = packing_of(a), p.causal = a.causal, p.enable_kv_split = 1;
+  p.window_left = a.window_left, p.window_right = a.window_right;
+  return p;
+}
+
 }  // namespace
+
+int64_t plan_bytes(const char* op, const void* args) {
+  if (std::strcmp(op, "cpu_attention_with_kv_cache") != 0) return 0;
+  const auto p = plan_of(*static_cast<const kvops_cpu_attention_with_kv_cache_args*>(args));
+  int64_t bytes = 0;
+  return kvops_cpu_attn_get_scheduler_metadata_size(&p, &bytes) ? 0 : bytes;
+}
 
 void fill_plan(const char* op, void* args, bool full) {
   if (std::strcmp(op, "cpu_attention_with_kv_cache") != 0) return;
@@ -27,14 +47,7 @@ void fill_plan(const char* op, void* args, bool full) {
     const int64_t queries = starts[r + 1] - starts[r], room = std::max<int64_t>(0, keys - queries);
     lengths[r] = int32_t(full ? keys : queries + (r * 7919 + 37) % (room + 1));
   }
-  kvops_cpu_attn_get_scheduler_metadata_args p = {};
-  p.struct_size = sizeof p;
-  p.seq_lens = a.seq_lens, p.query_start_loc = a.query_start_loc;
-  p.dynamic_causal = a.dynamic_causal, p.scheduler_metadata = a.scheduler_metadata;
-  p.num_heads = a.query.shape[1], p.num_kv_heads = a.key_cache.shape[1];
-  p.head_size = a.query.shape[2], p.query_dtype = a.query.dtype;
-  p.isa = packing_of(a), p.causal = a.causal, p.enable_kv_split = 1;
-  p.window_left = a.window_left, p.window_right = a.window_right;
+  const auto p = plan_of(a);
   // What fails here fails again, with its message, in the call that the plan is for.
   kvops_cpu_attn_get_scheduler_metadata(&p);
 }

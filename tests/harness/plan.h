@@ -14,7 +14,10 @@ namespace harness {
 // amx where blocks are multiples of 64 and the dtype has 16 bits, else as vec, or vec16.
 void fill_plan(const char* op, void* args, bool full);
 
-// The same for tensors of which only the elements exist: {arg, dtype, shape, elements}. Lengths are
+// Bytes of scheduler_metadata that such a call needs; 0: none, or the call can have no plan.
+int64_t plan_bytes(const char* op, const void* args);
+
+// fill_plan() for tensors of which only the elements exist: {arg, dtype, shape, elements}. Lengths are
 // not full.
 template <class Tensors>
 void fill_plan(const kvops_op_info& op, const Shapes& shapes, Tensors& tensors) {
