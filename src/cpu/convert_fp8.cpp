@@ -7,6 +7,7 @@
 #define HWY_TARGET_INCLUDE "cpu/convert_fp8.cpp"
 #include <hwy/foreach_target.h>
 
+#include "cpu/fp8-inl.h"
 #include "cpu/simd-inl.h"
 
 // Everything that is compiled once only.
@@ -38,37 +39,8 @@ void convert_run(const S* from, T* to, int64_t n, float scale) {
 }
 
 #if HWY_TARGET <= HWY_AVX3
-// Results for the magnitudes of an fp8 encoding; the other sign gives the other sign.
 template <class S, class T>
-struct Table {
-  hn::ScalableTag<uint16_t> d;
-  hn::Vec<decltype(d)> part[4];
-
-  explicit Table(float scale) {
-    alignas(64) T value[128];
-    for (int i = 0; i < 128; ++i) value[i] = from_float<T>(to_float(S{uint8_t(i)}) * scale);
-    for (size_t i = 0; i < 4; ++i) part[i] = load_raw(d, value + 32 * i);
-  }
-
-  HWY_INLINE hn::Vec<decltype(d)> operator()(hn::Vec<decltype(d)> code) const {
-    const auto low =
-        hn::Vec<decltype(d)>{_mm512_permutex2var_epi16(part[0].raw, code.raw, part[1].raw)};
-    const auto high =
-        hn::Vec<decltype(d)>{_mm512_permutex2var_epi16(part[2].raw, code.raw, part[3].raw)};
-    const auto magnitude = hn::IfThenElse(hn::TestBit(code, hn::Set(d, 0x40)), high, low);
-    // What is NaN keeps its sign: it comes from codes without one, or from 0 times infinity.
-    const auto past = uint16_t(from_float<T>(std::bit_cast<float>(kInfinity)).bits + 1);
-    const auto number = hn::Lt(magnitude, hn::Set(d, past));
-    const auto minus = hn::And(hn::TestBit(code, hn::Set(d, 0x80)), number);
-    const auto value = hn::IfThenElse(minus, hn::Xor(magnitude, hn::Set(d, 0x8000)), magnitude);
-    if constexpr (!Fp8Traits<S>::kFnuz) return value;
-    const auto nan = hn::Set(d, from_float<T>(std::bit_cast<float>(kQuietNan)).bits);
-    return hn::IfThenElse(hn::Eq(code, hn::Set(d, 0x80)), nan, value);  // where -0 would be
-  }
-};
-
-template <class S, class T>
-void convert_run(const S* from, T* to, int64_t n, const Table<S, T>& table) {
+void convert_run(const S* from, T* to, int64_t n, const CodeTable<S, T>& table) {
   const decltype(table.d) d;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const auto lanes = int64_t(hn::Lanes(d));
@@ -95,7 +67,7 @@ kvops_status convert(const kvops_convert_fp8_args& a) {
   const auto scale = float(a.scale);
 #if HWY_TARGET <= HWY_AVX3
   constexpr bool looks_up = IsFp8<S> && sizeof(T) == 2;
-  const std::conditional_t<looks_up, Table<S, T>, float> rule(scale);
+  const std::conditional_t<looks_up, CodeTable<S, T>, float> rule(scale);
 #else
   const float rule = scale;
 #endif

@@ -1,5 +1,5 @@
 // fp8 codes by way of f16, which holds all of them exactly, up to a power of two: fast where f16 is
-// converted in hardware. e5m2fnuz has one exponent too many for it.
+// converted in hardware. e5m2fnuz has one exponent too many for it. Or, with AVX-512, by a table.
 #include "cpu/simd-inl.h"
 
 #if defined(KVOPS_CPU_FP8_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -36,6 +36,37 @@ HWY_INLINE hn::Vec<D> halves_of_codes(D d, const C* from) {
     return hn::IfThenElse(nan, hn::Set(d, int16_t(0x7E00)), h);
   }
 }
+
+#if HWY_TARGET <= HWY_AVX3
+// Results for the magnitudes of an fp8 encoding; the other sign gives the other sign.
+template <class S, class T>
+struct CodeTable {
+  hn::ScalableTag<uint16_t> d;
+  hn::Vec<decltype(d)> part[4];
+
+  explicit CodeTable(float scale) {
+    alignas(64) T value[128];
+    for (int i = 0; i < 128; ++i) value[i] = from_float<T>(to_float(S{uint8_t(i)}) * scale);
+    for (size_t i = 0; i < 4; ++i) part[i] = load_raw(d, value + 32 * i);
+  }
+
+  HWY_INLINE hn::Vec<decltype(d)> operator()(hn::Vec<decltype(d)> code) const {
+    const auto low =
+        hn::Vec<decltype(d)>{_mm512_permutex2var_epi16(part[0].raw, code.raw, part[1].raw)};
+    const auto high =
+        hn::Vec<decltype(d)>{_mm512_permutex2var_epi16(part[2].raw, code.raw, part[3].raw)};
+    const auto magnitude = hn::IfThenElse(hn::TestBit(code, hn::Set(d, 0x40)), high, low);
+    // What is NaN keeps its sign: it comes from codes without one, or from 0 times infinity.
+    const auto past = uint16_t(from_float<T>(std::bit_cast<float>(kInfinity)).bits + 1);
+    const auto number = hn::Lt(magnitude, hn::Set(d, past));
+    const auto minus = hn::And(hn::TestBit(code, hn::Set(d, 0x80)), number);
+    const auto value = hn::IfThenElse(minus, hn::Xor(magnitude, hn::Set(d, 0x8000)), magnitude);
+    if constexpr (!Fp8Traits<S>::kFnuz) return value;
+    const auto nan = hn::Set(d, from_float<T>(std::bit_cast<float>(kQuietNan)).bits);
+    return hn::IfThenElse(hn::Eq(code, hn::Set(d, 0x80)), nan, value);  // where -0 would be
+  }
+};
+#endif
 
 // Two vectors, one after the other. To bf16: no NaN but those of an f16 or an invalid operation,
 // which stay NaN when they are rounded like numbers.

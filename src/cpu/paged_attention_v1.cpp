@@ -145,9 +145,10 @@ struct Kernel {
     if (std::is_same_v<S, bf16> && features().bf16_dot &&
         takes_dots(q, unit.heads * job.padded_size(), halves))
       work.halves = halves;
-    auto rows_of = [&](const PagedCache<C>& cache, const Tile& tile) {
-      return [&](const S** rows) {
-        cache.rows(unit.kv_head, tile.runs, tile.num_runs, buffers, rows);
+    if (IsFp8<C> && work.halves) work.lie = Lie::pieces, work.piece = kPieces;
+    auto rows_of = [&](const PagedCache<C>& cache, const Tile& tile, Lie lie) {
+      return [&, lie](const S** rows) {
+        cache.rows(unit.kv_head, tile.runs, tile.num_runs, buffers, rows, lie);
       };
     };
     part.clear();
@@ -158,7 +159,8 @@ struct Kernel {
       keys.look_ahead(unit.kv_head, next.runs, next.num_runs, work.keys);
       values.look_ahead(unit.kv_head, next.runs, next.num_runs, work.values);
       work.n = now.count, work.behind = now.behind;
-      attend_tile<S>(q, l, work, job.size, rows_of(keys, now), rows_of(values, now), part);
+      attend_tile<S>(q, l, work, job.size, rows_of(keys, now, work.lie),
+                     rows_of(values, now, Lie::rows), part);
       const bool ends = !next.count || next.first / size != now.first / size;
       if (sum && ends) add_state(*sum, part), part.clear();
     }

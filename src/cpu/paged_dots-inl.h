@@ -19,12 +19,12 @@ HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
 namespace HWY_NAMESPACE {
 
-// n elements of q, all of them bf16 numbers, to `halves`; false if one of them must not be used.
+// n elements of q to `halves`; false if one of them is no bf16 number or must not be used.
 inline bool takes_dots(const float* q, int64_t n, bf16* halves) {
   bool fine = true;
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t bits = float_bits(q[i]), m = bits & 0x7FFFFFFF;
-    fine &= m == 0 || (m >= 1u << 23 && m <= 207u << 23);  // 2^-126 to 2^80
+    fine &= (m & 0xFFFF) == 0 && (m == 0 || (m >= 1u << 23 && m <= 207u << 23));  // 2^-126 to 2^80
     halves[i].bits = uint16_t(bits >> 16);
   }
   return fine;

@@ -5,7 +5,8 @@
 //   packed keys    [size/x][block][x]: 16-byte pieces, used in place
 //   packed values  [size][block]: squares of 16 bytes by 16 bytes are transposed in registers
 //   other strides, odd blocks: element by element
-//   fp8            converted to f16 (exactly, up to a power of 2) where that is fast, else to float
+//   fp8            looked up as bf16 with AVX-512, converted to f16 (exactly, up to a power of 2)
+//                  with AVX2, else to float; keys for dot products of bf16 into pieces
 //
 // What is computed from the rows does not know where they came from: every layout has the same
 // bits. No element of a token that takes no part is computed with; the copies may move it.
@@ -34,8 +35,9 @@ struct RowType {
 template <class C>
 requires IsFp8<C>
 struct RowType<C> {
-  static constexpr bool half = HWY_TARGET <= HWY_AVX2;
-  using type = std::conditional_t<half, f16, float>;
+  static constexpr bool half = HWY_TARGET == HWY_AVX2;
+  using type =
+      std::conditional_t<half, f16, std::conditional_t<HWY_TARGET <= HWY_AVX3, bf16, float>>;
   static constexpr float gain = half ? kHalfGain<C> : 1.0f;
 };
 
@@ -62,23 +64,46 @@ using UnsignedOf = hn::TFromD<Storage<U, hn::ScalableTag<float>>>;
 
 // ---- fp8 ---------------------------------------------------------------------------------------
 
+// What decode_codes() looks up.
+template <class C>
+struct Codes {};
+#if HWY_TARGET <= HWY_AVX3
+template <class C>
+requires IsFp8<C>
+struct Codes<C> {
+  CodeTable<C, bf16> table{1.0f};
+};
+#endif
+
 // n: a multiple of 16.
 template <class C, class S>
-HWY_INLINE void decode_codes(const C* from, S* to, int64_t n) {
+HWY_INLINE void decode_codes([[maybe_unused]] const Codes<C>& codes, const C* from, S* to,
+                             int64_t n) {
   int64_t i = 0;
+#if HWY_TARGET <= HWY_AVX3
+  const hn::ScalableTag<uint16_t> d;
+  const hn::Half<decltype(d)> half;
+  auto* out = reinterpret_cast<uint16_t*>(to);
+  const auto* in = reinterpret_cast<const uint8_t*>(from);
+  const hn::Rebind<uint8_t, decltype(d)> d8;
+  const hn::Half<decltype(d8)> half8;
+  for (; i + 32 <= n; i += 32)
+    hn::StoreU(codes.table(hn::PromoteTo(d, hn::LoadU(d8, in + i))), d, out + i);
+  if (i == n) return;
+  const auto last = hn::PromoteTo(d, hn::ZeroExtendVector(d8, hn::LoadU(half8, in + i)));
+  hn::StoreU(hn::LowerHalf(half, codes.table(last)), half, out + i);
+#else
   if constexpr (std::is_same_v<S, f16> && kByHalf<C>) {
     const hn::ScalableTag<int16_t> d;
-    const hn::CappedTag<int16_t, 16> least;
     const auto lanes = int64_t(hn::Lanes(d));
-    for (; i + lanes <= n; i += lanes)
+    for (; i < n; i += lanes)
       hn::StoreU(halves_of_codes<C>(d, from + i), d, reinterpret_cast<int16_t*>(to + i));
-    for (; i < n; i += int64_t(hn::Lanes(least)))
-      hn::StoreU(halves_of_codes<C>(least, from + i), least, reinterpret_cast<int16_t*>(to + i));
   } else {
     const hn::ScalableTag<float> d;
     const auto lanes = int64_t(hn::Lanes(d));
     for (; i < n; i += lanes) store(d, load(d, from + i), to + i);
   }
+#endif
 }
 
 // ---- transposing -------------------------------------------------------------------------------
@@ -95,6 +120,39 @@ HWY_INLINE hn::Vec<DU> load_blocks(DU du, const unsigned char* p, int64_t stride
                        load_blocks(half, p, stride));
   }
 }
+
+// kPiece elements of a decoded key, then those of the next token; pieces are kPieces apart.
+inline constexpr int64_t kPiece = 8, kPieces = kPiece * kTile;
+#if HWY_TARGET <= HWY_AVX3
+// `count` tokens from token t of the tile on: `step` codes apart, their sixteens `apart`.
+template <class C>
+HWY_INLINE void decode_pieces(const Codes<C>& codes, const C* from, int64_t step, int64_t apart,
+                              int count, int64_t size, bf16* to) {
+  const hn::ScalableTag<uint8_t> d8;
+  const hn::ScalableTag<uint16_t> d;
+  const hn::Half<decltype(d8)> half;
+  const hn::FixedTag<uint16_t, 8> d1;
+  const auto* codes_at = reinterpret_cast<const unsigned char*>(from);
+  auto* out = reinterpret_cast<uint16_t*>(to);
+  for (int64_t i = 0; i < size; i += 2 * kPiece, codes_at += apart, out += 2 * kPieces) {
+    int t = 0;
+    for (; t + 4 <= count; t += 4) {
+      const auto c = load_blocks(d8, codes_at + t * step, step);
+      const auto a = codes.table(hn::PromoteTo(d, hn::LowerHalf(half, c)));
+      const auto b = codes.table(hn::PromoteTo(d, hn::UpperHalf(half, c)));
+      _mm512_storeu_si512(out + t * kPiece, _mm512_shuffle_i64x2(a.raw, b.raw, 0x88));
+      _mm512_storeu_si512(out + t * kPiece + kPieces, _mm512_shuffle_i64x2(a.raw, b.raw, 0xDD));
+    }
+    for (; t < count; ++t) {
+      const auto c = hn::LoadU(hn::FixedTag<uint8_t, 16>(), codes_at + t * step);
+      const auto a = codes.table(hn::PromoteTo(d, hn::ZeroExtendVector(half, c)));
+      const auto pair = hn::LowerHalf(hn::Half<decltype(d)>(), a);
+      hn::StoreU(hn::LowerHalf(d1, pair), d1, out + t * kPiece);
+      hn::StoreU(hn::UpperHalf(d1, pair), d1, out + t * kPiece + kPieces);
+    }
+  }
+}
+#endif
 
 // Rows d, d+1, ... of 16 bytes (of one element each of consecutive tokens) -> one vector per token.
 // Interleaving vector i with vector i + n/2 moves the top bit of (vector, lane) to the bottom;
@@ -163,6 +221,7 @@ struct PagedCache {
   const C* data;
   int64_t block, head, slot, element, piece, x, size, slots;
   bool in_rows, in_pieces, across;
+  Codes<C> codes;
 
   PagedCache(const kvops_tensor& t, int64_t slot_axis, int64_t element_axis)
       : data(static_cast<const C*>(t.data)),
@@ -203,8 +262,8 @@ struct PagedCache {
   }
 
   void decode(const C* from, S* to) const {
-    if (in_rows || !in_pieces) return decode_codes(from, to, size);
-    for (int64_t i = 0; i < size; i += x, from += piece) decode_codes(from, to + i, x);
+    if (in_rows || !in_pieces) return decode_codes(codes, from, to, size);
+    for (int64_t i = 0; i < size; i += x, from += piece) decode_codes(codes, from, to + i, x);
   }
 
   // What rows() or the arithmetic will read of the runs.
@@ -229,8 +288,9 @@ struct PagedCache {
             reinterpret_cast<const char*>(at(runs[r].block, h, runs[r].first + i));
   }
 
-  // Pointers to the rows of all runs, whose elements lie as lie() says.
-  void rows(int64_t h, const Run* runs, int num_runs, RowBuffers& buffers, const S** out) const {
+  // Pointers to the rows of all runs, whose elements lie as lie() says; fp8 as `lie` says.
+  void rows(int64_t h, const Run* runs, int num_runs, RowBuffers& buffers, const S** out,
+            [[maybe_unused]] Lie lie = Lie::rows) const {
     const bool direct = in_rows || in_pieces;
     auto* copies = reinterpret_cast<C*>(IsFp8<C> ? buffers.codes : buffers.rows);
     auto* floats = reinterpret_cast<S*>(buffers.rows);
@@ -238,6 +298,16 @@ struct PagedCache {
       const C* row = direct ? at(runs[r].block, h, runs[r].first) : copies;
       if (!direct) copy(h, runs[r], copies);
       const int64_t step = direct ? slot : size;
+#if HWY_TARGET <= HWY_AVX3
+      if constexpr (IsFp8<C>) {
+        if (lie == Lie::pieces) {
+          decode_pieces(codes, row, step, in_rows || !direct ? 2 * kPiece : piece, runs[r].count,
+                        size, floats);
+          for (int i = 0; i < runs[r].count; ++i, floats += kPiece) *out++ = floats;
+          continue;
+        }
+      }
+#endif
       for (int i = 0; i < runs[r].count; ++i, row += step) {
         if constexpr (IsFp8<C>) {
           decode(row, floats);
