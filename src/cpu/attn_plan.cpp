@@ -232,9 +232,12 @@ PlanUnit unit_of(const PlanHeader& h, const PlanRequest& p, int64_t lane, int64_
 PlanUnit Plan::unit(int64_t i) const {
   const auto p = find(i, &PlanRequest::first_unit);
   i -= p.first_unit;
-  // Units of one kv head follow each other; of causal tiles the last has the most keys.
-  const int64_t r = i % p.ranges, tiles = tiles_of(p), tile = tiles - 1 - i / p.ranges % tiles;
-  auto u = unit_of(header_, p, i / p.ranges / tiles, tile);
+  // Of one tile, the heads' units of the same keys follow each other; of several, those of a head,
+  // and of causal tiles the last has the most keys and comes first.
+  const int64_t tiles = tiles_of(p), lanes = header_.shape.lanes();
+  const int64_t lane = tiles == 1 ? i % lanes : i / tiles;
+  const int64_t r = tiles == 1 ? i / lanes : 0, tile = tiles - 1 - i % tiles;
+  auto u = unit_of(header_, p, lane, tile);
   if (p.ranges > 1) u.part = u.part_row(0, 0, r), u.keys = range(u.keys, r);
   return u;
 }

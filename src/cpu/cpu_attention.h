@@ -11,9 +11,11 @@
 // queries were cut. The arithmetic is one of the implementations below; kernels never look at a
 // request, a block table or a window.
 #pragma once
+#include <algorithm>
 #include <cmath>
 
 #include "core/view.h"
+#include "cpu/ahead.h"
 #include "cpu/attn_packing.h"
 #include "cpu/attn_plan.h"
 
@@ -28,6 +30,8 @@ inline constexpr int kMostRows = 64;
 inline constexpr int64_t kMostRowElements = 9216;  // rows * size
 // Rows of scores lie apart by more than the tile's keys: softmax touches whole vectors.
 inline constexpr int kSlack = 16;
+// Rows of lines that a tile may have: each group's, or 16 elements' of each group.
+inline constexpr int kMostAhead = kMostGroups * 16;
 
 struct KeyGroup {
   const char *keys, *values;  // of the (block, head)
@@ -53,29 +57,46 @@ struct Tile {
   int keys() const { return groups * kGroup; }
 };
 
-// Of a row: the largest logit, and the sum of the weights relative to it.
+// Of each row: the largest logit, and the sum of the weights relative to it.
 struct RowState {
-  float top[kMostRows], sum[kMostRows];
+  float *top, *sum;
 };
+
+// Units of few rows that read the same tokens, of several heads, take turns at each tile, so that
+// memory is read in long pieces. Each has a seat; so many of them there are:
+inline constexpr int kMostSeats = 8;
+inline int64_t seats_for(int64_t rows, int64_t size) {
+  const int64_t most = std::max<int64_t>(1, rows);
+  return std::clamp<int64_t>(std::min(kMostRows / most, kMostRowElements / (most * size)), 1,
+                             kMostSeats);
+}
 
 // What a unit works on; memory of the thread.
 struct alignas(64) Scratch {
-  float sums[kMostRowElements];
-  float total[kMostRowElements];  // of the ranges before
-  float query[kMostRowElements];
+  float *sums, *total, *query;  // of the unit whose turn it is; total: of the ranges before
+  RowState row, total_row;
   float scores[kMostRows * (kMostKeys + kSlack)];
   float keys[18432];  // a tile of 32 keys of 576 elements, 64 of 256; packed by the matrix code
   float values[18432];
   float behind[kMostKeys + kSlack];  // of one query: key - query, as ALiBi counts
-  RowState row, total_row;
   float decay[kMostRows];
   int32_t first[kMostRows], end[kMostRows];  // columns of the tile that a row sees
   const void *key_words[kMostGroups], *value_words[kMostGroups];  // bf16 operands of the groups
   int64_t value_stride;  // elements from 16 head elements to the next
   Tile tile, next;
+  AheadOf<kMostAhead> next_keys, next_values;  // lines of `next`
   // Row r is query r / heads at position + r / heads, head r % heads, from `head` on.
   int rows, heads;
   int64_t position, head;
+
+  alignas(64) float memory[3][kMostRowElements];
+  float states[4][kMostRows];
+  void take_seat(int64_t seat, int64_t size) {
+    const int64_t row_at = seat * rows, at = row_at * size;
+    sums = memory[0] + at, total = memory[1] + at, query = memory[2] + at;
+    row = {states[0] + row_at, states[1] + row_at};
+    total_row = {states[2] + row_at, states[3] + row_at};
+  }
 };
 
 struct AttentionCall;

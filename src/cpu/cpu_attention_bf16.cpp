@@ -28,6 +28,8 @@ namespace kvops::cpu {
 namespace {
 
 constexpr int kWords = 16;  // of a vector
+// Blocks of few rows ask for the next tile's lines as they go; more rows hide the rest's latency.
+constexpr int kFewRows = 4;
 // 2^x on [0, 1].
 constexpr float kExp2[] = {0x1.00002cp+0f, 0x1.62d166p-1f, 0x1.ee798ap-3f, 0x1.aa13f2p-5f,
                            0x1.bb7cd4p-7f};
@@ -78,29 +80,6 @@ struct Zip {
   }
 };
 
-void prefetch_lines(const char* p, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(p + i, _MM_HINT_T0);
-}
-
-// Asks for the values of a group while its keys are packed, and the other way round.
-template <class C, bool amx>
-void ask_values(const AttentionCall& c, const KeyGroup& g) {
-  const char* p = g.values + c.packing.value(g.slot, 0) * int64_t(sizeof(C));
-  constexpr auto kBytes = int64_t{kGroup * kGroup * sizeof(C)};
-  if (!amx) return prefetch_lines(p, c.size * kGroup * int64_t(sizeof(C)));
-  for (int64_t i = 0; i < c.size; i += kGroup, p += c.block * kBytes / kGroup)
-    prefetch_lines(p, kBytes);
-}
-template <class C, bool amx>
-void ask_keys(const AttentionCall& c, const KeyGroup& g) {
-  const char* p = g.keys + c.packing.key(g.slot, 0) * int64_t(sizeof(C));
-  if (amx) return prefetch_lines(p, c.size * kGroup * int64_t(sizeof(C)));
-  // Rows of 16 keys are a part of a line: the group that begins the line asks for it.
-  if (g.slot * int64_t(sizeof(C)) % 64) return;
-  for (int64_t i = 0; i < c.size; ++i, p += c.block * int64_t(sizeof(C)))
-    _mm_prefetch(p, _MM_HINT_T0);
-}
-
 uint16_t* packed(float* operands, int64_t group, int64_t size) {
   return reinterpret_cast<uint16_t*>(operands) + group * kGroup * size;
 }
@@ -113,7 +92,6 @@ void pack_keys(const AttentionCall& c, Scratch& s) {
     const auto& from = s.tile.group[g];
     const auto* p = reinterpret_cast<const C*>(from.keys) + c.packing.key(from.slot, 0);
     uint16_t* to = packed(s.keys, g, c.size);
-    ask_values<C, amx>(c, from);
     s.key_words[g] = to;
     if constexpr (amx && std::is_same_v<C, bf16>) {
       s.key_words[g] = p;
@@ -123,7 +101,6 @@ void pack_keys(const AttentionCall& c, Scratch& s) {
     } else if (g + 1 < s.tile.groups && from.keys == s.tile.group[g + 1].keys &&
                from.slot + kGroup == s.tile.group[g + 1].slot) {
       // Two groups that lie beside each other.
-      ask_values<C, amx>(c, s.tile.group[g + 1]);
       uint16_t* next = packed(s.keys, ++g, c.size);
       s.key_words[g] = next;
       for (int64_t i = 0; i < c.size; i += 2, p += 2 * c.block, to += 32, next += 32) {
@@ -181,7 +158,6 @@ void pack_values(const AttentionCall& c, Scratch& s) {
   s.value_stride = direct ? kGroup * c.block : 256;
   for (int g = 0; g < s.tile.groups; ++g) {
     const auto& from = s.tile.group[g];
-    if (g < s.next.groups) ask_keys<C, amx>(c, s.next.group[g]);
     uint16_t* to = packed(s.values, g, c.size);
     if (!direct) pack_group<C, amx>(c, from, to);
     const auto* p = reinterpret_cast<const C*>(from.values) + c.packing.value(from.slot, 0);
@@ -222,6 +198,7 @@ void score_block(const AttentionCall& c, Scratch& s, int row, int group) {
   for (int64_t i = 0; i < c.size; i += 2) {
     __m512bh b[V];
     for (int v = 0; v < V; ++v) b[v] = words(k[v] + i * kWords);
+    if constexpr (R <= kFewRows) s.next_keys.fetch(V);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const __m512bh a = pair(q + r * c.size + i);
@@ -247,6 +224,7 @@ void sum_block(const AttentionCall& c, Scratch& s, int row, int64_t d) {
     for (int t = 0; t < kGroup; t += 2) {
       __m512bh b[V];
       for (int v = 0; v < V; ++v) b[v] = words(p + v * stride + t * kWords);
+      if constexpr (R <= kFewRows) s.next_values.fetch(V);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m512bh a = pair(weights + r * pitch + t);
@@ -283,6 +261,7 @@ void scores(const AttentionCall& c, Scratch& s) {
   for (; g + 2 <= s.tile.groups; g += 2)
     for_rows(s.rows, [&]<int R>(int r) { score_block<R, 2>(c, s, r, g); });
   if (g < s.tile.groups) for_rows(s.rows, [&]<int R>(int r) { score_block<R, 1>(c, s, r, g); });
+  s.next_keys.fetch(INT32_MAX);
 }
 
 void sums(const AttentionCall& c, Scratch& s) {
@@ -292,6 +271,7 @@ void sums(const AttentionCall& c, Scratch& s) {
   for (; d + 32 <= c.size; d += 32)
     for_rows(s.rows, [&]<int R>(int r) { sum_block<R, 2>(c, s, r, d); });
   if (d < c.size) for_rows(s.rows, [&]<int R>(int r) { sum_block<R, 1>(c, s, r, d); });
+  s.next_values.fetch(INT32_MAX);
 }
 
 // 2^x for x up to about 0; NaN stays.

@@ -28,6 +28,9 @@ namespace {
 // Rows and vectors at a time: 6 x 4 sums of 32 registers, 6 x 2 of 16.
 constexpr int kRowsAtOnce = 6, kVectors = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
 
+// Of the next tile, asked for at each pair of elements, or of tokens, that is unpacked.
+constexpr int kLinesAtOnce = 2;
+
 // Elements of pairs: a takes 0, 2, 4, ..., b takes 1, 3, 5, ... of 2 * Lanes(d).
 template <class D, class C>
 HWY_INLINE void load_words(D d, const C* p, hn::Vec<D>& a, hn::Vec<D>& b) {
@@ -47,17 +50,22 @@ void pack_keys(const AttentionCall& c, Scratch& s) {
     const C* p = reinterpret_cast<const C*>(from.keys) + c.packing.key(from.slot, 0);
     float* to = s.keys + g * kGroup;
     if constexpr (amx) {
-      for (int64_t i = 0; i < c.size; i += 2, p += 32, to += 2 * pitch)
+      for (int64_t i = 0; i < c.size; i += 2, p += 32, to += 2 * pitch) {
+        s.next_keys.fetch(kLinesAtOnce);
         for (int64_t t = 0; t < kGroup; t += lanes) {
           auto a = hn::Undefined(d), b = hn::Undefined(d);
           load_words(d, p + 2 * t, a, b);
           hn::StoreU(a, d, to + t), hn::StoreU(b, d, to + pitch + t);
         }
+      }
     } else {
-      for (int64_t i = 0; i < c.size; ++i, p += c.block, to += pitch)
+      for (int64_t i = 0; i < c.size; ++i, p += c.block, to += pitch) {
+        if (i % 2 == 0) s.next_keys.fetch(kLinesAtOnce);
         for (int64_t t = 0; t < kGroup; t += lanes) hn::StoreU(load(d, p + t), d, to + t);
+      }
     }
   }
+  s.next_keys.fetch(INT32_MAX);
 }
 
 template <class C, bool amx>
@@ -70,15 +78,20 @@ void pack_values(const AttentionCall& c, Scratch& s) {
     float* to = s.values + g * kGroup * c.size;
     if constexpr (amx) {
       for (int64_t i = 0; i < c.size; i += kGroup, p += kGroup * c.block)
-        for (int64_t t = 0; t < kGroup; t += 2)
+        for (int64_t t = 0; t < kGroup; t += 2) {
+          s.next_values.fetch(kLinesAtOnce);
           for (int64_t j = 0; j < kGroup; j += lanes) {
             auto a = hn::Undefined(d), b = hn::Undefined(d);
             load_words(d, p + t * kGroup + 2 * j, a, b);
             hn::StoreU(a, d, to + t * c.size + i + j);
             hn::StoreU(b, d, to + (t + 1) * c.size + i + j);
           }
+        }
     } else {
-      for (int64_t i = 0; i < kGroup * c.size; i += lanes) hn::StoreU(load(d, p + i), d, to + i);
+      for (int64_t i = 0; i < kGroup * c.size; i += kGroup) {
+        if (i % (2 * kGroup) == 0) s.next_values.fetch(kLinesAtOnce);
+        for (int64_t j = 0; j < kGroup; j += lanes) hn::StoreU(load(d, p + i + j), d, to + i + j);
+      }
     }
     // What is there but not in the sequence must not be multiplied, not even by 0.
     auto clear = [&](int first, int end) {
@@ -87,6 +100,7 @@ void pack_values(const AttentionCall& c, Scratch& s) {
     if (from.first > 0) clear(0, from.first);
     if (from.end < kGroup) clear(from.end, kGroup);
   }
+  s.next_values.fetch(INT32_MAX);
 }
 
 bool take_strange(const AttentionCall& c, Scratch& s) {

@@ -89,6 +89,30 @@ void fill_tile(const AttentionCall& c, const PlanUnit& u, int64_t begin, Tile& t
   }
 }
 
+// The lines of a tile.
+void look_ahead(const AttentionCall& c, const Tile& tile, Scratch& s) {
+  constexpr int64_t kLine = 64;
+  auto &k = s.next_keys, &v = s.next_values;
+  k.clear(), v.clear();
+  const int64_t group_bytes = kGroup * c.size * c.cache_bytes, strip = kGroup * kGroup;
+  const bool by_row = !c.packing.amx && c.block * c.cache_bytes > kLine;
+  k.step = by_row ? c.block * c.cache_bytes : kLine;
+  k.lines = int(by_row ? c.size : group_bytes / kLine);
+  v.step = kLine, v.lines = int((c.packing.amx ? strip * c.cache_bytes : group_bytes) / kLine);
+  for (int g = 0; g < tile.groups; ++g) {
+    const auto& group = tile.group[g];
+    const char* keys = group.keys + c.packing.key(group.slot, 0) * c.cache_bytes;
+    // Lines that hold keys of several groups are asked for once.
+    const bool shared =
+        by_row && group.slot * c.cache_bytes % kLine && g && tile.group[g - 1].keys == group.keys;
+    const int64_t in_block = group.slot / kGroup * group_bytes;
+    if (!shared) k.rows[k.num_rows++] = by_row || c.packing.amx ? keys : group.keys + in_block;
+    const char* values = group.values + c.packing.value(group.slot, 0) * c.cache_bytes;
+    for (int64_t d = 0; d < (c.packing.amx ? c.size : 1); d += kGroup)
+      v.rows[v.num_rows++] = values + d * c.block * c.cache_bytes;
+  }
+}
+
 // Columns before a token's.
 int column_of(const Tile& tile, int64_t token) {
   int column = 0;
@@ -177,29 +201,76 @@ void start(const PlanUnit& u, Scratch& s) {
   s.position = u.position, s.head = u.head;
 }
 
-void run_unit(const AttentionCall& c, const PlanUnit& u, Scratch& s) {
-  start(u, s);
-  load_queries(c, u, s);
-  clear(c, s.rows, s.sums, s.row);
+// Units that may take turns: they differ in their heads only.
+bool alike(const PlanUnit& a, const PlanUnit& b) {
+  return a.request == b.request && a.query == b.query && a.queries == b.queries &&
+         a.heads == b.heads && a.keys.first == b.keys.first && a.keys.end == b.keys.end;
+}
+
+// n units that are alike.
+void run_units(const AttentionCall& c, const PlanUnit* units, int64_t n, Scratch& s) {
+  const auto& u = units[0];
   const bool several = u.keys.count() > 0 && u.keys.first / u.range != (u.keys.end - 1) / u.range;
-  if (several) clear(c, s.rows, s.total, s.total_row);
+  auto turn = [&](int64_t i) { start(units[i], s), s.take_seat(i, c.size); };
+  for (int64_t i = 0; i < n; ++i) {
+    turn(i);
+    load_queries(c, units[i], s);
+    clear(c, s.rows, s.sums, s.row);
+    if (several) clear(c, s.rows, s.total, s.total_row);
+  }
   const int64_t tile = c.code.tile;
   const int64_t first = u.keys.first / tile * tile;
   if (c.code.begin_unit) c.code.begin_unit(s);
   fill_tile(c, u, first, s.next);
-  for (int64_t t = first; t < u.keys.end; t += tile) {
-    s.tile = s.next;
-    fill_tile(c, u, t + tile, s.next);
-    attend_tile(c, u, s);
-    if (several && ((t + tile) % u.range == 0 || t + tile >= u.keys.end)) add_range(c, s);
-  }
+  for (int64_t t = first; t < u.keys.end; t += tile)
+    for (int64_t i = 0; i < n; ++i) {
+      turn(i);
+      s.tile = s.next;
+      const bool last = i + 1 == n;
+      fill_tile(c, units[last ? 0 : i + 1], last ? t + tile : t, s.next);
+      look_ahead(c, s.next, s);
+      attend_tile(c, units[i], s);
+      if (several && ((t + tile) % u.range == 0 || t + tile >= u.keys.end)) add_range(c, s);
+    }
   if (c.code.end_unit) c.code.end_unit();
-  if (u.part >= 0) return store_part(c, u, s);
-  finish(c, u, s, several ? s.total : s.sums, several ? s.total_row : s.row);
+  for (int64_t i = 0; i < n; ++i) {
+    turn(i);
+    if (u.part >= 0)
+      store_part(c, units[i], s);
+    else
+      finish(c, units[i], s, several ? s.total : s.sums, several ? s.total_row : s.row);
+  }
+}
+
+// Units [begin, end) of the plan.
+void run_piece(const AttentionCall& c, int64_t begin, int64_t end) {
+  Scratch s;
+  PlanUnit units[kMostSeats];
+  for (int64_t i = begin; i < end;) {
+    units[0] = c.plan.unit(i);
+    const int64_t seats = seats_for(units[0].queries * units[0].heads, c.size);
+    int64_t n = 1;
+    for (; n < seats && i + n < end; ++n) {
+      units[n] = c.plan.unit(i + n);
+      if (!alike(units[0], units[n])) break;
+    }
+    run_units(c, units, n, s);
+    i += n;
+  }
+}
+
+// Units of a piece: those of a decoding request stay together where there are enough pieces.
+int64_t piece_of(const AttentionCall& c) {
+  const auto& h = c.plan.header();
+  const int64_t rows =
+      h.shape.heads_per_unit() * ceil_div(h.queries, std::max<int64_t>(1, h.shape.reqs));
+  const int64_t together = std::min(h.shape.lanes(), seats_for(rows, c.size));
+  const int64_t piece = c.plan.units_per_piece();
+  return h.units >= 4 * num_threads() * together ? std::max(piece, together) : piece;
 }
 
 void run_join(const AttentionCall& c, const PlanUnit& u, Scratch& s) {
-  start(u, s);
+  start(u, s), s.take_seat(0, c.size);
   clear(c, s.rows, s.total, s.total_row);
   for (int64_t range = 0; range < u.ranges; ++range)
     for (int r = 0; r < s.rows; ++r) {
@@ -307,10 +378,8 @@ kvops_status cpu_attention_with_kv_cache(const AttentionArgs& a) {
   c.value_scale = fp8 ? a.v_scale : 1.0;
   c.slopes = static_cast<const float*>(a.alibi_slopes.data);
   if (auto s = choose(c)) return s;
-  parallel_for(c.plan.header().units, c.plan.units_per_piece(), [&](int64_t begin, int64_t end) {
-    Scratch s;
-    for (int64_t i = begin; i < end; ++i) run_unit(c, c.plan.unit(i), s);
-  });
+  parallel_for(c.plan.header().units, piece_of(c),
+               [&](int64_t begin, int64_t end) { run_piece(c, begin, end); });
   parallel_for(c.plan.header().joins, 1, [&](int64_t begin, int64_t end) {
     Scratch s;
     for (int64_t i = begin; i < end; ++i) run_join(c, c.plan.join(i), s);

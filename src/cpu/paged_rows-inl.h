@@ -12,6 +12,7 @@
 // bits. No element of a token that takes no part is computed with; the copies may move it.
 #include <cstring>
 
+#include "cpu/ahead.h"
 #include "cpu/fp8-inl.h"
 #include "cpu/paged_attention.h"
 
@@ -185,26 +186,7 @@ HWY_INLINE int64_t transpose_strip(DU du, const unsigned char* from, int64_t str
   return begin;
 }
 
-// Cache lines that the next tile will need: line i of row r is rows[r] + i * step bytes. They are
-// asked for a few at a time between the arithmetic of this tile, which hides the memory's latency;
-// the hardware does not see where a block table leads.
-struct Ahead {
-  const char* rows[kTile];
-  int num_rows = 0, lines = 0;
-  int64_t step = 0;
-  int row = 0, line = 0;
-
-  void clear() { num_rows = row = line = 0; }
-  HWY_INLINE void fetch(int n) {
-    while (n > 0 && row < num_rows) {
-      const int some = HWY_MIN(n, lines - line);
-      const char* p = rows[row] + line * step;
-      for (int i = 0; i < some; ++i, p += step) hwy::Prefetch(p);
-      n -= some, line += some;
-      if (line == lines) line = 0, ++row;
-    }
-  }
-};
+using Ahead = AheadOf<kTile>;
 
 // ---- rows --------------------------------------------------------------------------------------
 
