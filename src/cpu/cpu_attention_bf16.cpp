@@ -30,9 +30,9 @@ namespace {
 constexpr int kWords = 16;  // of a vector
 // Blocks of few rows ask for the next tile's lines as they go; more rows hide the rest's latency.
 constexpr int kFewRows = 4;
-// 2^x on [0, 1].
-constexpr float kExp2[] = {0x1.00002cp+0f, 0x1.62d166p-1f, 0x1.ee798ap-3f, 0x1.aa13f2p-5f,
-                           0x1.bb7cd4p-7f};
+// 2^x on [-1/2, 1/2], right to 3e-6.
+constexpr float kExp2[] = {0x1.ffffe8p-1f, 0x1.62e0dcp-1f, 0x1.ec06dap-3f, 0x1.ca1440p-5f,
+                           0x1.3997d6p-7f};
 
 template <class C>
 struct Reader;
@@ -274,13 +274,16 @@ void sums(const AttentionCall& c, Scratch& s) {
   s.next_values.fetch(INT32_MAX);
 }
 
-// 2^x for x up to about 0; NaN stays.
+// 2^x for x up to about 0, 0 below -125; NaN stays. The low bits of x + 3 * 2^22 are x as an
+// integer, added to the exponent: faster on Intel's cores than vreduceps and vscalefps.
 inline __m512 exp2_of(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);
-  const __m512 f = _mm512_reduce_ps(x, 9);  // x - floor(x)
+  const __mmask16 some = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-125.0f), _CMP_NLT_UQ);
+  const __m512 shift = _mm512_set1_ps(0x3p22f), t = _mm512_add_ps(x, shift);
+  const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(t, shift));
   __m512 y = _mm512_set1_ps(kExp2[4]);
   for (int i = 3; i >= 0; --i) y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(kExp2[i]));
-  return _mm512_scalef_ps(y, x);  // by 2^floor(x)
+  const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+  return _mm512_castsi512_ps(_mm512_maskz_add_epi32(some, _mm512_castps_si512(y), power));
 }
 
 inline __mmask16 seen(int first, int end, int column) {
@@ -293,8 +296,8 @@ inline void store_weights(__m512 y, float* row, int key) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(y));
 }
 
-// One row: scores to bf16 weights, in place. factor: of a score, to a multiple of ln 2.
-void weigh_row(Scratch& s, int row, float* x, float factor) {
+// The largest score that a row sees; the others become -inf.
+inline float most_of_row(const Scratch& s, int row, float* x) {
   const int keys = s.tile.keys(), first = s.first[row], end = s.end[row];
   const __m512 none = _mm512_set1_ps(-HUGE_VALF);
   __m512 most = none;
@@ -304,26 +307,37 @@ void weigh_row(Scratch& s, int row, float* x, float factor) {
     if (!all) v = _mm512_mask_mov_ps(none, seen(first, end, k), v), _mm512_storeu_ps(x + k, v);
     most = _mm512_max_ps(most, v);
   }
-  const float top = s.row.top[row], tile = _mm512_reduce_max_ps(most) * factor;
-  const float now = tile > top ? tile : top;
+  return _mm512_reduce_max_ps(most);
+}
+
+// One row: scores to bf16 weights, in place. factor: of a score, to a multiple of ln 2, as `tile`,
+// the largest one, is.
+inline void weigh_row(Scratch& s, int row, float* x, float factor, float tile) {
+  const float top = s.row.top[row], now = tile > top ? tile : top;
   const __m512 base = _mm512_set1_ps(now == -HUGE_VALF ? 0.0f : now);
   const __m512 scale = _mm512_set1_ps(factor);
   __m512 sum = _mm512_setzero_ps();
-  for (int k = 0; k < keys; k += kGroup) {
+  for (int k = 0; k < s.tile.keys(); k += kGroup) {
     const __m512 y = exp2_of(_mm512_fmsub_ps(_mm512_loadu_ps(x + k), scale, base));
     sum = _mm512_add_ps(sum, y);
     store_weights(y, x, k);
   }
-  const __m512 fall = _mm512_set1_ps(top - now);
-  const float decay = top == now ? 1.0f : _mm512_cvtss_f32(exp2_of(fall));
+  const float decay = top == now ? 1 : _mm512_cvtss_f32(exp2_of(_mm512_set1_ps(top - now)));
   s.decay[row] = decay;
   s.row.sum[row] = s.row.sum[row] * decay + _mm512_reduce_add_ps(sum);
   s.row.top[row] = now;
 }
 
+// Some rows at a time: neither the maximum of a row nor its weights wait for the other.
 void weights(const AttentionCall& c, Scratch& s) {
   const auto factor = float(double(c.scale) * M_LOG2E);
-  for (int r = 0; r < s.rows; ++r) weigh_row(s, r, s.scores + r * c.pitch(), factor);
+  for (int from = 0; from < s.rows; from += kGroup) {
+    float most[kGroup];
+    const int rows = std::min(kGroup, s.rows - from);
+    float* x = s.scores + from * c.pitch();
+    for (int r = 0; r < rows; ++r) most[r] = most_of_row(s, from + r, x + r * c.pitch()) * factor;
+    for (int r = 0; r < rows; ++r) weigh_row(s, from + r, x + r * c.pitch(), factor, most[r]);
+  }
 }
 
 // Through f32 weights, for logits that are more than products.
@@ -331,9 +345,7 @@ void weights_of_logits(const AttentionCall& c, Scratch& s) {
   c.f32_weights(c, s);
   for (int r = 0; r < s.rows; ++r) {
     float* x = s.scores + r * c.pitch();
-    for (int k = 0; k < s.tile.keys(); k += kGroup) {
-      store_weights(_mm512_loadu_ps(x + k), x, k);
-    }
+    for (int k = 0; k < s.tile.keys(); k += kGroup) store_weights(_mm512_loadu_ps(x + k), x, k);
   }
 }
 
