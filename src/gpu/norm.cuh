@@ -11,15 +11,12 @@
 
 #include "core/dispatch.h"
 #include "gpu/reduce.cuh"
-#include "gpu/vec.cuh"
+#include "gpu/teams.cuh"
 
 namespace kvops::KVOPS_GPU {
 namespace {
 
 using namespace kvops::gpu;
-
-// Threads of a block that has several rows.
-constexpr int kSmallBlock = 256;
 
 struct NoWeight {
   uint8_t bits;
@@ -81,11 +78,6 @@ __device__ Group<T, N> add(const Group<T, N>& x, const Group<T, N>& y) {
   return z;
 }
 
-struct Shape {
-  int64_t rows, d;
-  int lanes, per_block, shift;  // threads of a row; rows of a block; log2(lanes) if those are many
-};
-
 template <class T, class W, template <class> class Rows, class Residual>
 struct NormCall {
   using Element = T;
@@ -112,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
   // registers than large blocks have, which is the faster way for few rows only (H200: 4 per SM).
   constexpr bool kEarlyWeight = sizeof(W) <= sizeof(T) && !(kAdds && kThreads == kMaxThreads);
   __shared__ RowScratch scratch;
-  int sub = shape.per_block > 1 ? int(threadIdx.x) >> shape.shift : 0;
+  int sub = shape.sub();
   Index first = Index(int(threadIdx.x) - sub * shape.lanes) * kN, step = Index(shape.lanes) * kN;
   int64_t stride = int64_t(gridDim.x) * shape.per_block;
   int turn = 0;
@@ -168,27 +160,6 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
   }
 }
 
-constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
-
-// Lanes and registers of rows of so many groups: within a warp as long as four groups each suffice;
-// from there on four each, which on an H200 is the fastest at any number of rows.
-inline int choose(int64_t groups, Shape& shape) {
-  shape.lanes = 1, shape.shift = 0, shape.per_block = 1;
-  if (groups <= 128) {
-    while (shape.lanes < groups && shape.lanes < 32) shape.lanes *= 2, ++shape.shift;
-    shape.per_block = kSmallBlock >> shape.shift;
-    return groups <= 32 ? 1 : groups <= 64 ? 2 : 4;
-  }
-  int64_t lanes = up(up(groups, 4), kLaneStep) * kLaneStep;
-  shape.lanes = lanes > kMaxThreads ? kMaxThreads : int(lanes);
-  return lanes > kMaxThreads ? 0 : 4;
-}
-
-template <class T>
-FlatRows<T> flat(const RowsView<T>& v) {
-  return {v.data, v.stride[0]};
-}
-
 // rows: of the input, of the residual where there is one, and of the result.
 template <class T, class W, bool kAdds>
 kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_tensor& residual,
@@ -199,9 +170,7 @@ kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_ten
   if (kAdds) aligned = aligned && rows_aligned(residual, sizeof(T), 16);
   Shape shape = {in.rows, in.size, 0, 0, 0};
   int registers = choose(up(in.size, kGroup<T>), shape);
-  int64_t blocks = up(in.rows, shape.per_block);
-  Grid grid = {.x = blocks < INT32_MAX ? blocks : INT32_MAX,
-               .threads = shape.lanes * shape.per_block};
+  Grid grid = grid_of(shape);
   auto start = [&]<int kRegisters, bool kAligned>() {
     auto queue = [&]<template <class> class Rows, class Other>(Rows<const T> x, Other r,
                                                                Rows<T> y) {

@@ -4,6 +4,7 @@
 // copy, or one division and one rounding to fp8; NVFP4 as in core/nvfp4.h, with its bytes.
 #include "core/dispatch.h"
 #include "core/nvfp4.h"
+#include "gpu/slots.cuh"
 #include "gpu/vec.cuh"
 
 namespace kvops::KVOPS_GPU {
@@ -16,9 +17,7 @@ constexpr int kThreads = 256, kUnroll = 4, kMaxTile = 256;
 constexpr int64_t kEnough = 2;  // H200: fewer leave SMs idle, more look slots up too often
 
 struct Slots {
-  const int64_t* slot;
-  int64_t tokens, blocks, block;
-  int64_t* faults;
+  SlotMap map;
   int tile, lanes;  // tokens of a block; threads that share a token, a power of two
 };
 
@@ -46,17 +45,10 @@ struct Places {
 __device__ void find_places(const Slots& slots, Places& places) {
   int64_t first = int64_t(blockIdx.x) * slots.tile;
   for (int i = int(threadIdx.x); i < slots.tile; i += kThreads) {
-    int64_t block = -1, at = 0;
-    if (first + i < slots.tokens) {
-      int64_t s = slots.slot[first + i];
-      if (s >= slots.blocks * slots.block) {
-        if (!(blockIdx.y | blockIdx.z)) add_fault(slots.faults);
-      } else if (s >= 0) {
-        auto place = split(s, slots.block);
-        block = place.quotient, at = place.remainder;
-      }
-    }
-    places.block[i] = block, places.at[i] = at;
+    Place place = {-1, 0};
+    if (first + i < slots.map.tokens)
+      place = slots.map.place(first + i, !(blockIdx.y | blockIdx.z));
+    places.block[i] = place.block, places.at[i] = place.at;
   }
   __syncthreads();
 }
@@ -79,7 +71,8 @@ struct Mover {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       int i = sub + u * subs;
-      if (i < slots.tile && first + i < slots.tokens) x[u] = load<N, true>(src + i * side.token);
+      if (i < slots.tile && first + i < slots.map.tokens)
+        x[u] = load<N, true>(src + i * side.token);
     }
   }
   __device__ void store_rows(const Places& places) const {
@@ -165,10 +158,10 @@ Grid tile_tokens(Slots& slots, int64_t items, const kvops_tensor& on) {
   if (columns > 65535) columns = 65535;
   int64_t tile = subs, enough = kEnough * compute_units(on);
   while (tile < subs * kUnroll && tile < kMaxTile &&
-         up(slots.tokens, tile * 2) * columns * 2 >= enough)
+         up(slots.map.tokens, tile * 2) * columns * 2 >= enough)
     tile *= 2;
   slots.tile = int(tile);
-  return {.x = up(slots.tokens, tile), .y = columns, .z = 2, .threads = kThreads};
+  return {.x = up(slots.map.tokens, tile), .y = columns, .z = 2, .threads = kThreads};
 }
 
 template <class T, class C>
@@ -186,13 +179,7 @@ Side<T, C> side_of(const kvops_tensor& src, const kvops_tensor& dst, const kvops
 }
 
 Slots slots_of(const kvops_reshape_and_cache_flash_args& a) {
-  return {.slot = static_cast<const int64_t*>(a.slot_mapping.data),
-          .tokens = a.slot_mapping.shape[0],
-          .blocks = a.key_cache.shape[0],
-          .block = a.key_cache.shape[1],
-          .faults = static_cast<int64_t*>(a.faults.data),
-          .tile = 0,
-          .lanes = 0};
+  return {slot_map(a.slot_mapping, a.key_cache.shape[0], a.key_cache.shape[1], a.faults), 0, 0};
 }
 
 template <class T, class C>

@@ -1129,9 +1129,15 @@ type CpuAttentionWithKvCacheArgs struct {
 // The sink is a raw logit without a value; m is the maximum, sink included; lse is the logarithm of
 // the denominator, plus m. No valid key: zeros, lse = -inf without a sink.
 // Cache contents at k >= seq_lens[r], and the table past them, are not used. Rows of out past
-// query_start_loc[reqs] are left alone. Without KV split the bits do not depend on threads or on
-// other requests; with it, on lengths only. INVALID_ARGUMENT when the plan was made for other
-// shapes, dtypes or options.
+// query_start_loc[reqs] are left alone. Keys in a block that the cache does not have weigh nothing.
+// Without KV split the bits of a query depend on its own keys alone, not on threads, on other
+// requests, or on how many queries come at once; with it, on that and on its request's length.
+// INVALID_ARGUMENT when the plan was made for other lengths, shapes, dtypes or options, is damaged,
+// or when a length is beyond the table.
+//
+// f32 arithmetic; where the CPU multiplies bf16 (AVX512-BF16) and the query is bf16, the weights
+// exp(x - m) are rounded to bf16 before they meet V, but not in their sum, and bf16 numbers below
+// 2^-126 count as 0. KVOPS_IMPL=cpu_attention_with_kv_cache:portable forces f32.
 func CpuAttentionWithKvCache(a *CpuAttentionWithKvCacheArgs) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)

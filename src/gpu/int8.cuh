@@ -1,0 +1,34 @@
+// Elements as int8 codes: what static_ and dynamic_scaled_int8_quant share.
+//
+//   code = RNE(clamp(RN(RN(x * inverse) + azp), -128, 127)),  NaN: -128
+//
+// Nothing is contracted: the same codes as on the CPU.
+#pragma once
+#include "gpu/vec.cuh"
+
+namespace kvops::gpu {
+
+struct Int8Code {
+  uint8_t bits;
+};
+struct Int8Scale {
+  float inverse, azp;
+};
+
+// The code in the lowest byte; what is above it is not zero.
+__device__ inline uint32_t int8_code(float x, Int8Scale scale) {
+  float v = add_rn(mul_rn(x, scale.inverse), scale.azp);
+  v = fminf(fmaxf(v, -128.0f), 127.0f);  // fmaxf gives what is no NaN
+  // A sum with 1.5 * 2^23 is rounded to an integer, whose two's complement is in the lowest bits.
+  return float_bits(add_rn(v, 0x1.8p23f));
+}
+
+template <class T, int N>
+__device__ inline Group<Int8Code, N> int8_codes(const Group<T, N>& x, Int8Scale scale) {
+  Group<Int8Code, N> y;
+#pragma unroll
+  for (int i = 0; i < N; ++i) y.set(i, {uint8_t(int8_code(x.number(i), scale))});
+  return y;
+}
+
+}  // namespace kvops::gpu

@@ -1,0 +1,55 @@
+// How the threads of a grid share rows, for kernels that need a whole row before they write it.
+//
+// `lanes` threads share a row: up to 32 within one warp, of which a block has several, then a block
+// of them. Each reads groups of 16 bytes and keeps up to four; longer rows are read again. All of
+// that depends on the length of a row alone, never on their number.
+#pragma once
+#include "gpu/launch.h"
+#include "gpu/reduce.cuh"
+#include "gpu/vec.cuh"
+
+namespace kvops::gpu {
+
+// Threads of a block that has several rows.
+inline constexpr int kSmallBlock = 256;
+
+struct Shape {
+  int64_t rows, d;
+  int lanes, per_block, shift;  // threads of a row; rows of a block; log2(lanes) if those are many
+
+  // Which row of its block a thread has.
+  __device__ int sub() const { return per_block > 1 ? int(threadIdx.x) >> shift : 0; }
+};
+
+constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
+
+// Lanes of rows of so many groups, and how many groups each keeps; 0: none, the row is too long.
+// Within a warp as long as four groups each suffice; from there on four each, which on an H200 is
+// the fastest at any number of rows.
+inline int choose(int64_t groups, Shape& shape) {
+  shape.lanes = 1, shape.shift = 0, shape.per_block = 1;
+  if (groups <= 128) {
+    while (shape.lanes < groups && shape.lanes < 32) shape.lanes *= 2, ++shape.shift;
+    shape.per_block = kSmallBlock >> shape.shift;
+    return groups <= 32 ? 1 : groups <= 64 ? 2 : 4;
+  }
+  int64_t lanes = up(up(groups, 4), kLaneStep) * kLaneStep;
+  shape.lanes = lanes > kMaxThreads ? kMaxThreads : int(lanes);
+  return lanes > kMaxThreads ? 0 : 4;
+}
+
+template <class T>
+FlatRows<T> flat(const RowsView<T>& v) {
+  return {v.data, v.stride[0]};
+}
+
+}  // namespace kvops::gpu
+
+namespace kvops::KVOPS_GPU {
+
+inline Grid grid_of(const gpu::Shape& shape) {
+  int64_t blocks = gpu::up(shape.rows, shape.per_block);
+  return {.x = blocks < INT32_MAX ? blocks : INT32_MAX, .threads = shape.lanes * shape.per_block};
+}
+
+}  // namespace kvops::KVOPS_GPU
