@@ -17,8 +17,8 @@ void fill_plan(const char* op, void* args, bool full);
 // Bytes of scheduler_metadata that such a call needs; 0: none, or the call can have no plan.
 int64_t plan_bytes(const char* op, const void* args);
 
-// fill_plan() for tensors of which only the elements exist: {arg, dtype, shape, elements}. Lengths are
-// not full.
+// fill_plan() for tensors of which only the elements exist: {arg, dtype, shape, elements}. Lengths
+// are not full.
 template <class Tensors>
 void fill_plan(const kvops_op_info& op, const Shapes& shapes, Tensors& tensors) {
   std::vector<uint64_t> args(op.args_size / 8);
