@@ -303,7 +303,8 @@ void count_faults(const AttentionCall& c) {
     };
     const int64_t first = std::max<int64_t>(0, length - queries - reach(c.args.window_left));
     const int64_t end = std::min(length, length + (causal ? 0 : reach(c.args.window_right)));
-    for (int64_t j = first / c.block; queries && j * c.block < end; ++j) {
+    if (!queries || first >= end) continue;  // blocks of no tokens have no keys
+    for (int64_t j = first / c.block; j * c.block < end; ++j) {
       const int64_t b = c.table(r, j);
       faults += b < 0 || b >= c.blocks;
     }
