@@ -31,6 +31,8 @@ struct Call {
   int group_rank = 0, group_axis = 0;
   const Arg* group_from = nullptr;
 
+  bool wild_strides = false;  // see Bound
+
   const Arg* place = nullptr;  // the argument that names device and stream
   kvops_device device = {KVOPS_CPU, 0};
   void* stream = nullptr;

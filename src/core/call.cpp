@@ -7,6 +7,7 @@
 
 #include "core/debug.h"
 #include "core/error.h"
+#include "core/view.h"
 
 namespace kvops {
 namespace {
@@ -89,12 +90,24 @@ kvops_status prepare(const Entry& e, const void* args, Mode mode, Plan& plan) {
   return mode == Mode::run ? check_workspace(e.contract, plan) : KVOPS_OK;
 }
 
+// The same call with dense strides for extents of 1: back ends compute with strides.
+const void* tamed(const Contract& c, const void* args, Copy& copy) {
+  if (args != copy.bytes) std::memcpy(copy.bytes, args, c.args_size);
+  for (auto& a : c.args) {
+    if (a.kind != Kind::tensor || a.flags & KVOPS_ARG_PLACE) continue;
+    auto* t = reinterpret_cast<kvops_tensor*>(copy.bytes + a.offset);
+    if (!is_empty(*t)) *t = with_plain_strides(*t);
+  }
+  return copy.bytes;
+}
+
 kvops_status run(const Entry& e, const void* args) {
   Copy copy;
   if (auto s = complete(e.contract, args, copy)) return s;
   Plan plan;
   if (auto s = prepare(e, args, Mode::run, plan)) return s;
   if (plan.bound.empty) return KVOPS_OK;
+  if (plan.bound.wild_strides) args = tamed(e.contract, args, copy);
   return debugging() ? debug_call(e, *plan.backend, plan.bound, args) : e.call(*plan.backend, args);
 }
 

@@ -10,6 +10,9 @@
 namespace kvops {
 namespace {
 
+// Strides up to here may be multiplied by any size of an element or a head.
+constexpr int64_t kFarStride = int64_t{1} << 40;
+
 bool overflows(int64_t& sum, int64_t a, int64_t b) {
   int64_t p;
   return __builtin_mul_overflow(a, b, &p) || __builtin_add_overflow(sum, p, &sum);
@@ -30,7 +33,7 @@ struct Binder : Call {
   bool writes = false, writes_something = false;
 
   kvops_status run(Bound& bound) {
-    bound = {{KVOPS_CPU, 0}, nullptr, false, nullptr, nullptr, false};
+    bound = {{KVOPS_CPU, 0}, nullptr, false, nullptr, nullptr, false, false};
     for (auto& a : contract.args)
       if (a.kind == Kind::integer)
         if (auto s = integer(a)) return s;
@@ -42,6 +45,7 @@ struct Binder : Call {
         if (auto s = scalar_dtype(a)) return s;
     }
     bound.empty = writes && !writes_something;
+    bound.wild_strides = wild_strides;
     if (auto s = rules(bound)) return s;
     if (place) bound.device = device, bound.stream = stream;
     return mode == Mode::run && !bound.empty ? overlaps() : KVOPS_OK;
@@ -181,6 +185,7 @@ struct Binder : Call {
       }
       empty |= !n;
       too_big |= __builtin_mul_overflow(numel, n, &numel);
+      wild_strides |= n == 1 && (stride > kFarStride || stride < -kFarStride);
       if (n > 1) repeats |= !stride, too_big |= overflows(stride < 0 ? low : high, n - 1, stride);
     }
     if (s.exprs)

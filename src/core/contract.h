@@ -103,6 +103,7 @@ struct Bound {
   const kvops_tensor* sized;  // the workspace or plan; nullptr: there is none, or it is absent
   const char* sized_name;
   bool sized_optional;  // the operator works without it
+  bool wild_strides;    // of extents of 1, which reach nothing, but whose bytes may overflow
 };
 
 enum class Mode { run, query };  // query: data may be NULL, overlap and workspace are not looked at

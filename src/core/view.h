@@ -42,6 +42,13 @@ inline bool is_empty(const kvops_tensor& t) {
   return false;
 }
 
+// The strides of extents of 1 may be anything: here they are the dense ones.
+inline kvops_tensor with_plain_strides(kvops_tensor t) {
+  for (int64_t i = t.rank - 1, dense = 1; i >= 0; dense *= t.shape[i--])
+    if (t.shape[i] == 1) t.stride[i] = dense;
+  return t;
+}
+
 // The tensor has this rank and an element type of T's size: bind() made sure. Every index of an
 // empty one is at `data`.
 template <class T, int Rank>

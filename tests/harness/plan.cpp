@@ -13,6 +13,10 @@ int64_t packing_of(const kvops_cpu_attention_with_kv_cache_args& a) {
   return block % 64 == 0 && a.query.dtype != KVOPS_F32 ? KVOPS_CPU_ISA_AMX : KVOPS_CPU_ISA_VEC;
 }
 
+struct alignas(64) Line {
+  char bytes[64];
+};
+
 kvops_cpu_attn_get_scheduler_metadata_args plan_of(
     const kvops_cpu_attention_with_kv_cache_args& a) {
   kvops_cpu_attn_get_scheduler_metadata_args p = {};
@@ -30,7 +34,9 @@ kvops_cpu_attn_get_scheduler_metadata_args plan_of(
 
 int64_t plan_bytes(const char* op, const void* args) {
   if (std::strcmp(op, "cpu_attention_with_kv_cache") != 0) return 0;
-  const auto p = plan_of(*static_cast<const kvops_cpu_attention_with_kv_cache_args*>(args));
+  auto p = plan_of(*static_cast<const kvops_cpu_attention_with_kv_cache_args*>(args));
+  Line somewhere;  // wherever the call has it: only its size is asked
+  p.scheduler_metadata.data = &somewhere;
   int64_t bytes = 0;
   return kvops_cpu_attn_get_scheduler_metadata_size(&p, &bytes) ? 0 : bytes;
 }
@@ -47,9 +53,13 @@ void fill_plan(const char* op, void* args, bool full) {
     const int64_t queries = starts[r + 1] - starts[r], room = std::max<int64_t>(0, keys - queries);
     lengths[r] = int32_t(full ? keys : queries + (r * 7919 + 37) % (room + 1));
   }
-  const auto p = plan_of(a);
-  // What fails here fails again, with its message, in the call that the plan is for.
-  kvops_cpu_attn_get_scheduler_metadata(&p);
+  // Made where plans must lie and copied: they may be read anywhere. What fails here fails again,
+  // with its message, in the call that the plan is for.
+  std::vector<Line> plan(size_t(a.scheduler_metadata.shape[0]) / sizeof(Line) + 1);
+  auto p = plan_of(a);
+  p.scheduler_metadata.data = plan.data();
+  if (!kvops_cpu_attn_get_scheduler_metadata(&p))
+    std::memcpy(a.scheduler_metadata.data, plan.data(), size_t(a.scheduler_metadata.shape[0]));
 }
 
 }  // namespace harness
