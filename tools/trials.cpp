@@ -121,7 +121,8 @@ struct Runner {
 
     std::vector<float> query(2 * kHead), keys(kBlock * kHead, 1), values(kBlock * kHead, NAN);
     std::vector<float> out(2 * kHead);
-    for (int64_t i = 0; i < 3 * kHead; ++i) values[size_t(i)] = float(i / kHead) + float(i % kHead);
+    for (int64_t t = 0; t < 3; ++t)
+      for (int64_t d = 0; d < kHead; ++d) values[size_t(t * kHead + d)] = float(t + d);
     auto attend = make<kvops_cpu_attention_with_kv_cache_args>();
     attend.query = tensor(query, KVOPS_F32, {2, 1, kHead});
     attend.key_cache = tensor(keys, KVOPS_F32, {1, 1, kBlock, kHead});

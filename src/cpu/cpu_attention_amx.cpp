@@ -16,8 +16,14 @@
 #include "cpu/cpu_attention.h"
 #include "cpu/features.h"
 
+#ifdef __clang__
+#pragma clang attribute push(                                                                      \
+    __attribute__((target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16"))), \
+    apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16")
+#endif
 
 namespace kvops::cpu {
 namespace {
@@ -141,7 +147,8 @@ void scores(const AttentionCall& c, Scratch& s) {
     for (int v = 0; v < V / 2; ++v) values[v] = values_of(c, s.tile.group[group + 2 * v]);
     const Block block = {
         reinterpret_cast<const char*>(s.query) + row * pitch, pitch, c.size / kPair,
-        reinterpret_cast<char*>(s.scores + row * c.pitch() + group * kGroup), c.pitch() * kFloat};
+        reinterpret_cast<char*>(s.scores + row * c.pitch() + group * int64_t{kGroup}),
+        c.pitch() * kFloat};
     multiply<R, V, true>(
         block, [&](int64_t i) __attribute__((always_inline)) {
           for (int v = 0; row == 0 && v < V / 2; ++v)
@@ -161,7 +168,7 @@ void pack_values(const AttentionCall& c, Scratch& s) {
     const char* p = values_of(c, from);
     s.value_words[g] = p;
     if (s.tile.all) continue;
-    char* to = reinterpret_cast<char*>(s.values) + g / 2 * kPair * c.size * kWord;
+    char* to = reinterpret_cast<char*>(s.values) + int64_t{g / 2} * kPair * c.size * kWord;
     to += g % 2 * (kTileBytes / 2);
     s.value_words[g] = to;
     const LiveKeys live(from);
@@ -191,7 +198,7 @@ void sums(const AttentionCall& c, Scratch& s) {
   for_blocks(s.rows, int(c.size / kGroup), [&]<int R, int V>(int row, int column) {
     const Block block = {reinterpret_cast<const char*>(s.scores + row * c.pitch()),
                          c.pitch() * kFloat, s.tile.groups / 2,
-                         reinterpret_cast<char*>(s.sums + row * c.size + column * kGroup),
+                         reinterpret_cast<char*>(s.sums + row * c.size + column * int64_t{kGroup}),
                          c.size * kFloat};
     multiply<R, V, false>(
         block, [&](int64_t i) __attribute__((always_inline)) {
@@ -206,7 +213,11 @@ void sums(const AttentionCall& c, Scratch& s) {
 
 }  // namespace
 
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 
 bool amx_code(const AttentionCall& c, MatrixCode& code) {
   const bool tiles = c.packing.amx && c.args.key_cache.dtype == KVOPS_BF16 && features().amx_bf16;

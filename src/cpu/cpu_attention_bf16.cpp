@@ -18,11 +18,18 @@
 #include "cpu/cpu_attention.h"
 #include "cpu/features.h"
 
+#ifdef __clang__
+#pragma clang attribute push(                                                                  \
+    __attribute__((                                                                            \
+        target("avx2,fma,bmi2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16"))), \
+    apply_to = function)
+#else
 // GCC 12's own intrinsics pass on values that they leave undefined on purpose.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx512bf16")
+#endif
 
 namespace kvops::cpu {
 namespace {
@@ -52,7 +59,7 @@ struct Reader<C> {
   Reader() {
     alignas(64) uint16_t bits[128];
     for (int i = 0; i < 128; ++i) bits[i] = from_float<bf16>(to_float(C{uint8_t(i)})).bits;
-    for (int i = 0; i < 4; ++i) table[i] = _mm512_load_si512(bits + 32 * i);
+    for (int64_t i = 0; i < 4; ++i) table[i] = _mm512_load_si512(bits + 32 * i);
   }
   __m512i widen(__m256i codes) const {
     const __m512i c = _mm512_cvtepu8_epi16(codes);
@@ -208,7 +215,7 @@ void score_block(const AttentionCall& c, Scratch& s, int row, int group) {
   }
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v)
-      _mm512_storeu_ps(s.scores + (row + r) * c.pitch() + (group + v) * kGroup, sum[r][v]);
+      _mm512_storeu_ps(s.scores + (row + r) * c.pitch() + (group + v) * int64_t{kGroup}, sum[r][v]);
 }
 
 // R rows and V times 16 elements, from row r and element d on.
@@ -223,7 +230,7 @@ void sum_block(const AttentionCall& c, Scratch& s, int row, int64_t d) {
     const auto* p = static_cast<const uint16_t*>(s.value_words[g]) + d / kGroup * stride;
     for (int t = 0; t < kGroup; t += 2) {
       __m512bh b[V];
-      for (int v = 0; v < V; ++v) b[v] = words(p + v * stride + t * kWords);
+      for (int v = 0; v < V; ++v) b[v] = words(p + v * stride + int64_t{t} * kWords);
       if constexpr (R <= kFewRows) s.next_values.fetch(V);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -236,7 +243,7 @@ void sum_block(const AttentionCall& c, Scratch& s, int row, int64_t d) {
   for (int r = 0; r < R; ++r) {
     const __m512 decay = _mm512_set1_ps(s.decay[row + r]);
     for (int v = 0; v < V; ++v) {
-      float* to = s.sums + (row + r) * c.size + d + v * kGroup;
+      float* to = s.sums + (row + r) * c.size + d + v * int64_t{kGroup};
       _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_loadu_ps(to), decay, sum[r][v]));
     }
   }
@@ -361,7 +368,11 @@ void set_code(bool amx, MatrixCode& code) {
 
 }  // namespace
 
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 
 bool bf16_code(const AttentionCall& c, MatrixCode& code) {
   if (c.args.query.dtype != KVOPS_BF16 || !features().bf16_dot) return false;

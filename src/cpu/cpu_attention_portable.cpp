@@ -48,7 +48,7 @@ void pack_keys(const AttentionCall& c, Scratch& s) {
   for (int g = 0; g < s.tile.groups; ++g) {
     const auto& from = s.tile.group[g];
     const C* p = reinterpret_cast<const C*>(from.keys) + c.packing.key(from.slot, 0);
-    float* to = s.keys + g * kGroup;
+    float* to = s.keys + g * int64_t{kGroup};
     if constexpr (amx) {
       for (int64_t i = 0; i < c.size; i += 2, p += 32, to += 2 * pitch) {
         s.next_keys.fetch(kLinesAtOnce);
@@ -75,7 +75,7 @@ void pack_values(const AttentionCall& c, Scratch& s) {
   for (int g = 0; g < s.tile.groups; ++g) {
     const auto& from = s.tile.group[g];
     const C* p = reinterpret_cast<const C*>(from.values) + c.packing.value(from.slot, 0);
-    float* to = s.values + g * kGroup * c.size;
+    float* to = s.values + g * c.size * kGroup;
     if constexpr (amx) {
       for (int64_t i = 0; i < c.size; i += kGroup, p += kGroup * c.block)
         for (int64_t t = 0; t < kGroup; t += 2) {
@@ -89,7 +89,7 @@ void pack_values(const AttentionCall& c, Scratch& s) {
         }
     } else {
       for (int64_t i = 0; i < kGroup * c.size; i += kGroup) {
-        if (i % (2 * kGroup) == 0) s.next_values.fetch(kLinesAtOnce);
+        if (i / kGroup % 2 == 0) s.next_values.fetch(kLinesAtOnce);
         for (int64_t j = 0; j < kGroup; j += lanes) hn::StoreU(load(d, p + i + j), d, to + i + j);
       }
     }

@@ -94,7 +94,7 @@ void look_ahead(const AttentionCall& c, const Tile& tile, Scratch& s) {
   constexpr int64_t kLine = 64;
   auto &k = s.next_keys, &v = s.next_values;
   k.clear(), v.clear();
-  const int64_t group_bytes = kGroup * c.size * c.cache_bytes, strip = kGroup * kGroup;
+  const int64_t group_bytes = kGroup * c.size * c.cache_bytes, strip = int64_t{kGroup} * kGroup;
   const bool by_row = !c.packing.amx && c.block * c.cache_bytes > kLine;
   k.step = by_row ? c.block * c.cache_bytes : kLine;
   k.lines = int(by_row ? c.size : group_bytes / kLine);
@@ -266,7 +266,7 @@ int64_t piece_of(const AttentionCall& c) {
       h.shape.heads_per_unit() * ceil_div(h.queries, std::max<int64_t>(1, h.shape.reqs));
   const int64_t together = std::min(h.shape.lanes(), seats_for(rows, c.size));
   const int64_t piece = c.plan.units_per_piece();
-  return h.units >= 4 * num_threads() * together ? std::max(piece, together) : piece;
+  return h.units >= together * 4 * num_threads() ? std::max(piece, together) : piece;
 }
 
 void run_join(const AttentionCall& c, const PlanUnit& u, Scratch& s) {

@@ -87,7 +87,7 @@ kvops_status pack_weight(const char* creator, const char* op, const kvops_tensor
         shape, weight, primitive_cache_size ? primitive_cache_size : kDefaultPrimitives);
   if (packed.onednn) return KVOPS_OK;
   if (forced == "onednn") {
-    const auto state = onednn_state();
+    const auto& state = onednn_state();
     return fail(KVOPS_UNAVAILABLE, creator, "", "oneDNN is forced, but %s",
                 state.missing.empty() ? "has no kernel for this type here" : state.missing.c_str());
   }
