@@ -24,6 +24,13 @@ __device__ inline float silu(float x, T, Division& by) {
   return by.divide(x, 1.0f + expf(-x), T{});
 }
 
+struct Silu {
+  template <class T, class Division>
+  __device__ float gate(float x, T, Division& by) const {
+    return silu(x, T{}, by);
+  }
+};
+
 template <class T>
 __device__ inline float round_to(float x) {
   return to_float(from_float<T>(x));

@@ -3,19 +3,9 @@
 #include "gpu/gated.cuh"
 
 namespace kvops::KVOPS_GPU {
-namespace {
-
-struct Act {
-  template <class T, class Division>
-  __device__ float gate(float x, T, Division& by) const {
-    return gpu::silu(x, T{}, by);
-  }
-};
-
-}  // namespace
 
 kvops_status mul_and_silu(const kvops_mul_and_silu_args& a) {
-  return gated<gpu::Pairing::second_gate>("mul_and_silu", a, Act{});
+  return gated<gpu::Pairing::second_gate>("mul_and_silu", a, gpu::Silu{});
 }
 
 }  // namespace kvops::KVOPS_GPU

@@ -3,19 +3,9 @@
 #include "gpu/gated.cuh"
 
 namespace kvops::KVOPS_GPU {
-namespace {
-
-struct Act {
-  template <class T, class Division>
-  __device__ float gate(float x, T, Division& by) const {
-    return gpu::silu(x, T{}, by);
-  }
-};
-
-}  // namespace
 
 kvops_status silu_and_mul(const kvops_silu_and_mul_args& a) {
-  return gated<gpu::Pairing::first_gate>("silu_and_mul", a, Act{});
+  return gated<gpu::Pairing::first_gate>("silu_and_mul", a, gpu::Silu{});
 }
 
 }  // namespace kvops::KVOPS_GPU
