@@ -48,6 +48,9 @@ def check_file(path, lines):
             yield f"{path}:{number}: \"{BANNED.search(line).group()}\" does not belong here"
         if line.rstrip() != line:
             yield f"{path}:{number}: space at the end of the line"
+    if path.parent.as_posix() in ("src/cpu", "src/gpu") and path.name != "backend.cpp" and \
+            '#include "core/backend.h"' in lines:
+        yield f"{path}: includes the table (core/backend.h): a new row would compile every kernel"
     opening = next((line for line in lines if line and not line.startswith("#!")), "")
     if lines and not opening.startswith(("//", "/*", "#", '"""', "r\"\"\"")):
         yield f"{path}:1: a file opens with a comment that says what it is"

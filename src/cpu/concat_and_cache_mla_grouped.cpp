@@ -9,11 +9,11 @@
 // Everything that is compiled once only.
 #include <atomic>
 
-#include "core/backend.h"
 #include "core/view.h"
 #include "cpu/indices.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

@@ -16,12 +16,12 @@
 #include <algorithm>
 #include <atomic>
 
-#include "core/backend.h"
 #include "core/dispatch.h"
 #include "core/view.h"
 #include "cpu/indices.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

@@ -1,6 +1,6 @@
 // convert_vertical_slash_indexes_mergehead: the same with list lengths of their own for every head.
-#include "core/backend.h"
 #include "cpu/convert_vertical_slash_indexes.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 

@@ -12,8 +12,8 @@
 #include "cpu/nvfp4-inl.h"
 
 // Everything that is compiled once only.
-#include "core/backend.h"
 #include "cpu/isa.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

@@ -10,8 +10,8 @@
 #include "cpu/gather-inl.h"
 
 // Everything that is compiled once only.
-#include "core/backend.h"
 #include "cpu/isa.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

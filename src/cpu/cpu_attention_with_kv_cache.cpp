@@ -7,12 +7,12 @@
 #include <cstring>
 #include <string>
 
-#include "core/backend.h"
 #include "core/error.h"
 #include "core/options.h"
 #include "cpu/convert.h"
 #include "cpu/cpu_attention.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 namespace {

@@ -1,6 +1,6 @@
 // cpu_attn_get_scheduler_metadata: the lengths of one step to a plan; see attn_plan.h.
-#include "core/backend.h"
 #include "cpu/attn_plan.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 

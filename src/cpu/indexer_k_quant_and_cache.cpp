@@ -12,10 +12,10 @@
 // Everything that is compiled once only.
 #include <algorithm>
 
-#include "core/backend.h"
 #include "core/indexer.h"
 #include "cpu/isa.h"
 #include "cpu/slots.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

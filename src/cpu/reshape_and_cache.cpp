@@ -61,22 +61,17 @@ kvops_status write(const kvops_reshape_and_cache_args& a) {
   const auto value_cache = view<U, 4>(a.value_cache);
   const int64_t heads = key.shape[1], size = key.shape[2];
   const float k_scale = scale_of(a.k_scale)(0), v_scale = scale_of(a.v_scale)(0);
-  for_each_run(slot_map(a.slot_mapping, key_cache.shape[0], key_cache.shape[3]), kLongest,
-               2 * heads * size * int64_t(sizeof(S) + sizeof(C)), a.faults,
-               [&](int64_t t, int64_t b, int64_t o, int64_t n) {
-                 for (int64_t h = 0; h < heads; ++h) {
-                   for_each_part<S, C>(key.at(t, h), key.stride[0], n, size, k_scale,
-                                       [&](const Rows<U>& rows, int64_t d) {
-                                         U* to = key_cache.at(b, h, d / kGroup<C>, o);
-                                         write_keys(rows, to, key_cache);
-                                       });
-                   for_each_part<S, C>(value.at(t, h), value.stride[0], n, size, v_scale,
-                                       [&](const Rows<U>& rows, int64_t d) {
-                                         U* to = value_cache.at(b, h, d, o);
-                                         write_values(rows, to, value_cache);
-                                       });
-                 }
-               });
+  for_each_run(
+      slot_map(a.slot_mapping, key_cache.shape[0], key_cache.shape[3]), kLongest,
+      2 * heads * size * int64_t(sizeof(S) + sizeof(C)), a.faults,
+      [&](int64_t t, int64_t b, int64_t o, int64_t n) {
+        for_each_part<S, C>(key, t, n, k_scale, [&](const Rows<U>& rows, int64_t h, int64_t d) {
+          write_keys(rows, key_cache.at(b, h, d / kGroup<C>, o), key_cache);
+        });
+        for_each_part<S, C>(value, t, n, v_scale, [&](const Rows<U>& rows, int64_t h, int64_t d) {
+          write_values(rows, value_cache.at(b, h, d, o), value_cache);
+        });
+      });
   return KVOPS_OK;
 }
 

@@ -7,12 +7,12 @@
 #include "cpu/int8-inl.h"
 
 // Everything that is compiled once only.
-#include "core/backend.h"
 #include "core/dispatch.h"
 #include "core/view.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "cpu/stream.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {

@@ -1,7 +1,7 @@
 // top_k_per_row_decode: rows that begin at column 0, next_n of them for every request, with a
 // length each or one for all of a request; the work is top_k_per_row's.
-#include "core/backend.h"
 #include "cpu/top_k_per_row.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 

@@ -1,6 +1,6 @@
 // top_k_per_row_prefill: rows with a start and an end of their own; the work is top_k_per_row's.
-#include "core/backend.h"
 #include "cpu/top_k_per_row.h"
+#include "kvcache_ops.h"
 
 namespace kvops::cpu {
 
