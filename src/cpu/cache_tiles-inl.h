@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cpu/cache_row-inl.h"
+#include "cpu/turn-inl.h"
 
 #if defined(KVOPS_CPU_CACHE_TILES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVOPS_CPU_CACHE_TILES_INL_H_
@@ -37,21 +38,14 @@ HWY_INLINE void scatter(const C* from, C* to, int64_t n, int64_t stride) {
   for (int64_t i = 0; i < n; ++i) hwy::CopyBytes<sizeof(C)>(from + i, to + i * stride);
 }
 
-// Turns elements [d0, d0 + L) of L rows from row i0 on: column j goes to to + j * stride. Each step
-// is a perfect shuffle.
+// Turns elements [d0, d0 + L) of L rows from row i0 on: column j goes to to + j * stride.
 template <class C>
 HWY_INLINE void turn_tile(const Rows<C>& r, int64_t i0, int64_t d0, C* to, int64_t stride) {
   constexpr int64_t L = kGroup<C>;
   const hn::FixedTag<C, L> d;
-  hn::Vec<decltype(d)> v[L], next[L];
+  hn::Vec<decltype(d)> v[L];
   for (int64_t i = 0; i < L; ++i) v[i] = hn::LoadU(d, r.row(i0 + i) + d0);
-  for (int64_t step = 1; step < L; step *= 2) {
-    for (int64_t i = 0; i < L / 2; ++i) {
-      next[2 * i] = hn::InterleaveLower(d, v[i], v[i + L / 2]);
-      next[2 * i + 1] = hn::InterleaveUpper(d, v[i], v[i + L / 2]);
-    }
-    for (int64_t i = 0; i < L; ++i) v[i] = next[i];
-  }
+  turn_square(d, v);
   for (int64_t i = 0; i < L; ++i) hn::StoreU(v[i], d, to + i * stride);
 }
 
@@ -69,21 +63,25 @@ void write_across(const Rows<C>& r, C* to, int64_t element) {
   for (; i < r.n; ++i) scatter(r.row(i), to + i, r.size, element);
 }
 
-// Calls put(rows, d) for the elements [d, d + rows.size) of n rows of one head: as they are, or
-// quantised in pieces.
+// Tokens [t, t + n) of from[tokens][heads][size]: calls put(rows, h, d) for the elements
+// [d, d + rows.size) of their rows of head h, as they are, or quantised in pieces.
 template <class S, class C, class F>
-HWY_INLINE void for_each_part(const S* from, int64_t stride, int64_t n, int64_t size, float scale,
+HWY_INLINE void for_each_part(const TensorView<const S, 3>& from, int64_t t, int64_t n, float scale,
                               F&& put) {
   using U = hwy::UnsignedFromSize<sizeof(C)>;
-  if constexpr (std::is_same_v<S, C>) {
-    put(Rows<U>{from, stride * int64_t(sizeof(S)), n, size}, 0);
-  } else {
-    C part[kLongest * kChunk];
-    for (int64_t d = 0; d < size; d += kChunk) {
-      const int64_t count = HWY_MIN(kChunk, size - d);
-      for (int64_t i = 0; i < n; ++i)
-        write_row(from + i * stride + d, part + i * kChunk, count, scale);
-      put(Rows<U>{part, kChunk * int64_t(sizeof(C)), n, count}, d);
+  const int64_t heads = from.shape[1], size = from.shape[2], stride = from.stride[0];
+  for (int64_t h = 0; h < heads; ++h) {
+    const S* rows = from.at(t, h);
+    if constexpr (std::is_same_v<S, C>) {
+      put(Rows<U>{rows, stride * int64_t(sizeof(S)), n, size}, h, 0);
+    } else {
+      C part[kLongest * kChunk];
+      for (int64_t d = 0; d < size; d += kChunk) {
+        const int64_t count = HWY_MIN(kChunk, size - d);
+        for (int64_t i = 0; i < n; ++i)
+          write_row(rows + i * stride + d, part + i * kChunk, count, scale);
+        put(Rows<U>{part, kChunk * int64_t(sizeof(C)), n, count}, h, d);
+      }
     }
   }
 }

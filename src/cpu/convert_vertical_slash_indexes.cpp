@@ -15,10 +15,10 @@
 #include <atomic>
 #include <climits>
 
-#include "core/backend.h"
 #include "cpu/convert_vertical_slash_indexes.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
@@ -211,10 +211,7 @@ HWY_AFTER_NAMESPACE();
 namespace kvops::cpu {
 
 kvops_status convert_vertical_slash(const VerticalSlash& job) {
-  static constexpr decltype(&convert_vertical_slash) kTargets[] = {
-      &N_EMU128::convert_vertical_slash, &N_SSE4::convert_vertical_slash,
-      &N_AVX2::convert_vertical_slash, &N_AVX3::convert_vertical_slash};
-  return kTargets[int(isa())](job);
+  return KVOPS_CPU_CHOSEN(convert_vertical_slash)(job);
 }
 
 kvops_status convert_vertical_slash_indexes(const kvops_convert_vertical_slash_indexes_args& a) {

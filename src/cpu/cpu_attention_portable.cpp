@@ -269,11 +269,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvops::cpu {
 
-MatrixCode portable_code(const AttentionCall& c) {
-  static constexpr decltype(&portable_code) kTargets[] = {
-      N_EMU128::portable_code, N_SSE4::portable_code, N_AVX2::portable_code, N_AVX3::portable_code};
-  return kTargets[int(isa())](c);
-}
+MatrixCode portable_code(const AttentionCall& c) { return KVOPS_CPU_CHOSEN(portable_code)(c); }
 
 }  // namespace kvops::cpu
 #endif

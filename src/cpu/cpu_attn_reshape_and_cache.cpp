@@ -13,10 +13,10 @@
 #include "cpu/cache_tiles-inl.h"
 
 // Everything that is compiled once only.
-#include "core/backend.h"
 #include "cpu/attn_packing.h"
 #include "cpu/isa.h"
 #include "cpu/slots.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
@@ -75,19 +75,16 @@ kvops_status write(const kvops_cpu_attn_reshape_and_cache_args& a) {
   const auto k_scale = float(a.k_scale), v_scale = float(a.v_scale);
   auto slots = slot_map(a.slot_mapping, key_cache.shape[0], block);
   slots.tokens = key.shape[0];  // there may be more slots
-  for_each_run(slots, kLongest, 2 * heads * size * int64_t(sizeof(S) + sizeof(C)), a.faults,
-               [&](int64_t t, int64_t b, int64_t o, int64_t n) {
-                 for (int64_t h = 0; h < heads; ++h) {
-                   for_each_part<S, C>(key.at(t, h), key.stride[0], n, size, k_scale,
-                                       [&](const Rows<U>& rows, int64_t d) {
-                                         write_keys(rows, key_cache.at(b, h), packing, o, d);
-                                       });
-                   for_each_part<S, C>(value.at(t, h), value.stride[0], n, size, v_scale,
-                                       [&](const Rows<U>& rows, int64_t d) {
-                                         write_values(rows, value_cache.at(b, h), packing, o, d);
-                                       });
-                 }
-               });
+  for_each_run(
+      slots, kLongest, 2 * heads * size * int64_t(sizeof(S) + sizeof(C)), a.faults,
+      [&](int64_t t, int64_t b, int64_t o, int64_t n) {
+        for_each_part<S, C>(key, t, n, k_scale, [&](const Rows<U>& rows, int64_t h, int64_t d) {
+          write_keys(rows, key_cache.at(b, h), packing, o, d);
+        });
+        for_each_part<S, C>(value, t, n, v_scale, [&](const Rows<U>& rows, int64_t h, int64_t d) {
+          write_values(rows, value_cache.at(b, h), packing, o, d);
+        });
+      });
   return KVOPS_OK;
 }
 

@@ -129,9 +129,7 @@ HWY_AFTER_NAMESPACE();
 namespace kvops::cpu {
 
 void gemm_pack_panel(kvops_dtype dtype, const GemmWeight& w, void* panel, int32_t* start) {
-  constexpr std::array kTargets = {&N_EMU128::gemm_pack_panel, &N_SSE4::gemm_pack_panel,
-                                   &N_AVX2::gemm_pack_panel, &N_AVX3::gemm_pack_panel};
-  kTargets[size_t(isa())](dtype, w, panel, start);
+  KVOPS_CPU_CHOSEN(gemm_pack_panel)(dtype, w, panel, start);
 }
 
 }  // namespace kvops::cpu

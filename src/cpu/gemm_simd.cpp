@@ -315,12 +315,11 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvops::cpu {
 
-#define KVOPS_CHOOSE(f) \
-  (std::array{&N_EMU128::f, &N_SSE4::f, &N_AVX2::f, &N_AVX3::f}[size_t(isa())])
-
 const GemmKernels* gemm_simd_kernels(kvops_dtype dtype) {
-  return KVOPS_CHOOSE(gemm_simd_kernels)(dtype);
+  return KVOPS_CPU_CHOSEN(gemm_simd_kernels)(dtype);
 }
-void gemm_finish(kvops_dtype dtype, const GemmResult& r) { KVOPS_CHOOSE(gemm_finish)(dtype, r); }
+void gemm_finish(kvops_dtype dtype, const GemmResult& r) {
+  KVOPS_CPU_CHOSEN(gemm_finish)(dtype, r);
+}
 }  // namespace kvops::cpu
 #endif

@@ -1,6 +1,7 @@
 // The instruction set that the CPU back end uses. Kernels are compiled once per target by Highway's
 // foreach_target.h; this chooser replaces HWY_EXPORT, so that no libhwy is needed at run time.
 #pragma once
+#include <array>
 #include <string_view>
 
 namespace kvops::cpu {
@@ -17,10 +18,10 @@ bool set_isa(std::string_view name);
 
 }  // namespace kvops::cpu
 
-// After the namespaces of all targets, under HWY_ONCE: op(args) of the chosen target.
-#define KVOPS_CPU_EXPORT(op)                                                              \
-  kvops_status op(const kvops_##op##_args& a) {                                           \
-    static constexpr decltype(&op) kTargets[] = {&N_EMU128::op, &N_SSE4::op, &N_AVX2::op, \
-                                                 &N_AVX3::op};                            \
-    return kTargets[int(isa())](a);                                                       \
-  }
+// After the namespaces of all targets, under HWY_ONCE: a function of the chosen target, and
+// op(args) by means of it.
+#define KVOPS_CPU_CHOSEN(...)                                                     \
+  (std::array{&N_EMU128::__VA_ARGS__, &N_SSE4::__VA_ARGS__, &N_AVX2::__VA_ARGS__, \
+              &N_AVX3::__VA_ARGS__}[size_t(isa())])
+#define KVOPS_CPU_EXPORT(op) \
+  kvops_status op(const kvops_##op##_args& a) { return KVOPS_CPU_CHOSEN(op)(a); }

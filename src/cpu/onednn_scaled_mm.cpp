@@ -241,10 +241,7 @@ kvops_status onednn_scaled_mm(const kvops_onednn_scaled_mm_args& a) {
   const auto weight = find_weight(op, a.handle, true);
   if (!weight) return KVOPS_INVALID_ARGUMENT;
   if (auto s = check(op, a, *weight)) return s;
-  static constexpr decltype(&N_AVX2::scaled_product) kTargets[] = {
-      &N_EMU128::scaled_product, &N_SSE4::scaled_product, &N_AVX2::scaled_product,
-      &N_AVX3::scaled_product};
-  return kTargets[int(isa())](a, *weight);
+  return KVOPS_CPU_CHOSEN(scaled_product)(a, *weight);
 }
 
 }  // namespace kvops::cpu

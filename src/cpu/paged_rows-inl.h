@@ -15,6 +15,7 @@
 #include "cpu/ahead.h"
 #include "cpu/fp8-inl.h"
 #include "cpu/paged_attention.h"
+#include "cpu/turn-inl.h"
 
 #if defined(KVOPS_CPU_PAGED_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVOPS_CPU_PAGED_ROWS_INL_H_
@@ -156,21 +157,13 @@ HWY_INLINE void decode_pieces(const Codes<C>& codes, const C* from, int64_t step
 #endif
 
 // Rows d, d+1, ... of 16 bytes (of one element each of consecutive tokens) -> one vector per token.
-// Interleaving vector i with vector i + n/2 moves the top bit of (vector, lane) to the bottom;
-// after as many times as an index has bits, vector and lane have changed places.
 template <class DU>
 HWY_INLINE void transpose_square(DU du, const unsigned char* from, int64_t stride,
                                  hn::TFromD<DU>* to, int64_t pitch) {
   constexpr int n = 16 / int(sizeof(hn::TFromD<DU>));
-  hn::Vec<DU> v[n], w[n];
+  hn::Vec<DU> v[n];
   for (int i = 0; i < n; ++i) v[i] = load_blocks(du, from + i * stride, n * stride);
-  for (int bit = 1; bit < n; bit *= 2) {
-    for (int i = 0; i < n / 2; ++i) {
-      w[2 * i] = hn::InterleaveLower(du, v[i], v[i + n / 2]);
-      w[2 * i + 1] = hn::InterleaveUpper(du, v[i], v[i + n / 2]);
-    }
-    for (int i = 0; i < n; ++i) v[i] = w[i];
-  }
+  turn_square(du, v);
   for (int i = 0; i < n; ++i) hn::StoreU(v[i], du, to + i * pitch);
 }
 

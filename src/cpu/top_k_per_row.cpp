@@ -17,10 +17,10 @@
 #include <cstring>
 #include <utility>
 
-#include "core/backend.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "cpu/top_k_per_row.h"
+#include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
@@ -224,12 +224,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvops::cpu {
 
-kvops_status top_k_per_row(const TopK& job) {
-  static constexpr decltype(&top_k_per_row) kTargets[] = {
-      &N_EMU128::top_k_per_row, &N_SSE4::top_k_per_row, &N_AVX2::top_k_per_row,
-      &N_AVX3::top_k_per_row};
-  return kTargets[int(isa())](job);
-}
+kvops_status top_k_per_row(const TopK& job) { return KVOPS_CPU_CHOSEN(top_k_per_row)(job); }
 
 }  // namespace kvops::cpu
 #endif
