@@ -128,6 +128,7 @@ typedef struct kvops_convert_vertical_slash_indexes_args {
 //
 // Counts of row blocks past Lq are 0, index entries past the counts stay. Verticals below 0 are
 // skipped, those from Lk on as faults. Lists may be empty; there is always room for the result.
+// Lists out of order take the same steps; KVOPS_DEBUG=bounds refuses them.
 KVOPS_API kvops_status
 kvops_convert_vertical_slash_indexes(const kvops_convert_vertical_slash_indexes_args* args);
 

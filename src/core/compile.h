@@ -197,6 +197,18 @@ struct Compiler {
     throw "a rule is: expr == expr, arg is set, arg given";
   }
 
+  // "ascending", "descending", "ascending below kv_seq_lens"; the counts of its valid entries
+  constexpr void list(Rule& r, std::string_view counts) {
+    std::string_view s = r.text;
+    auto order = word(s);
+    if (order != "ascending" && order != "descending") throw "a list is ascending or descending";
+    r.cmp = order == "ascending" ? Cmp::le : Cmp::ge;
+    r.limit = r.arg;
+    if (s.starts_with(" below ")) s.remove_prefix(7), r.limit = arg(word(s));
+    if (!s.empty()) throw "text after a list";
+    r.other = counts.empty() ? r.arg : arg(counts);
+  }
+
   constexpr uint64_t enum_values(std::string_view s) {
     uint64_t values = 0;
     while (!s.empty()) {
@@ -269,6 +281,7 @@ struct Compiler {
       if (r.kind == RuleKind::alias || r.kind == RuleKind::overlap) r.other = arg(s);
       if (r.kind >= RuleKind::blocks) r.other = arg(row.compare);
       if (*row.name) r.arg = arg(row.name);
+      if (r.kind == RuleKind::list) list(r, row.compare);
       if (r.kind == RuleKind::when || r.kind == RuleKind::require) predicate(r);
       if (r.kind >= RuleKind::noop) r.lhs = expr(s, false);
       t.rules[n.rules++] = r;

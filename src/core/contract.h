@@ -65,11 +65,16 @@ enum class RuleKind : uint8_t {
   alias,
   overlap,
   scales,
+  list,
   noop,
   index,
   blocks,
   gather
 };
+// Rules about what is in memory, which only KVOPS_DEBUG=bounds looks at.
+constexpr bool checks_values(RuleKind kind) {
+  return kind >= RuleKind::index || kind == RuleKind::scales || kind == RuleKind::list;
+}
 enum class Form : uint8_t { compare, is, is_not, given, absent, positive, finite, pages };
 enum class Cmp : uint8_t { eq, ne, le, ge, lt, gt };
 struct Rule {
@@ -79,6 +84,7 @@ struct Rule {
   Cmp cmp = Cmp::eq;
   Expr lhs, rhs;
   uint8_t arg = 0, other = 0;  // arguments
+  uint8_t limit = 0;           // of a list: the lengths that bound it, or the list itself
   DtypeSet set = 0;
 };
 

@@ -52,13 +52,14 @@ struct Description {
   }
 
   static std::string text(const Contract& c, const Rule& r) {
-    static const char* const verbs[] = {"if",   "require", "alias",  "overlap", "scales",
-                                        "noop", "index",   "blocks", "gather"};
+    static const char* const verbs[] = {"if",   "require", "alias", "overlap", "scales",
+                                        "list", "noop",    "index", "blocks",  "gather"};
     std::string line = verbs[int(r.kind)];
     bool names_argument = r.kind >= RuleKind::alias && r.kind != RuleKind::noop;
     if (names_argument) line.append(" ").append(c.args[r.arg].name);
     if (*r.text) line.append(" ").append(r.text);
-    if (r.kind >= RuleKind::blocks) line.append(" ").append(c.args[r.other].name);
+    const bool counted = r.kind == RuleKind::list && r.other != r.arg;
+    if (r.kind >= RuleKind::blocks || counted) line.append(" ").append(c.args[r.other].name);
     return line;
   }
 };

@@ -1,4 +1,4 @@
-// The first bad index or scale of a call, found on the host.
+// The first bad index, scale or entry of a list of a call, found on the host.
 #include "core/indices.h"
 
 #include <algorithm>
@@ -150,15 +150,48 @@ kvops_status check_scales(const Contract& c, const Arg& a, const Values& values)
   return KVOPS_OK;
 }
 
+// Lists of [batch, heads, entries] in the order that the rule says, their values below the length of
+// the request. Lists of requests without queries are not read, nor entries past the counts.
+kvops_status check_lists(const Call& call, const Rule& r, const DeviceApi& device,
+                         const Bound& bound, const Values& lists) {
+  auto& c = call.contract;
+  std::optional<Values> counts, limits, queries;
+  auto optional = [&](uint8_t arg, std::optional<Values>& values) {
+    return arg == r.arg ? KVOPS_OK : read_optional(call, c.args[arg].name, device, bound, values);
+  };
+  if (auto s = optional(r.other, counts)) return s;
+  if (auto s = optional(r.limit, limits)) return s;
+  if (auto s = read_optional(call, "q_seq_lens", device, bound, queries)) return s;
+  const int64_t heads = lists.tensor.shape[1], width = lists.tensor.shape[2];
+  const bool ascending = r.cmp == Cmp::le;
+  for (int64_t list = 0; list < lists.tensor.shape[0] * heads; ++list) {
+    const int64_t b = list / heads, begin = list * width;
+    if (queries && queries->at(b) <= 0) continue;
+    const int64_t end =
+        begin + std::clamp<int64_t>(counts ? counts->at(list % heads) : width, 0, width);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t value = lists.at(i);
+      if (limits && value >= limits->at(b)) return bad(c, c.args[r.arg], i, value, limits->at(b));
+      if (i == begin || (ascending ? lists.at(i - 1) <= value : lists.at(i - 1) >= value)) continue;
+      return fail_at(i, KVOPS_INVALID_ARGUMENT, c.op, c.args[r.arg].name,
+                     "element %lld is %lld, expected at %s %lld (lists are %s)", (long long)i,
+                     (long long)value, ascending ? "least" : "most", (long long)lists.at(i - 1),
+                     ascending ? "ascending" : "descending");
+    }
+  }
+  return KVOPS_OK;
+}
+
 kvops_status check(const Call& call, const Rule& r, const DeviceApi& device, const Bound& bound) {
   auto& c = call.contract;
   auto& tensor = call.tensor_of(c.args[r.arg]);
   int64_t limit = 0;
-  bool scales = r.kind == RuleKind::scales;
-  if (Call::absent(tensor) || (!scales && call.eval(r.lhs, limit) != Eval::ok)) return KVOPS_OK;
+  const bool scales = r.kind == RuleKind::scales, bounded = r.kind >= RuleKind::index;
+  if (Call::absent(tensor) || (bounded && call.eval(r.lhs, limit) != Eval::ok)) return KVOPS_OK;
   Values values(tensor);
   if (auto s = values.read(device, bound)) return s;
   if (scales) return check_scales(c, c.args[r.arg], values);
+  if (!bounded) return check_lists(call, r, device, bound, values);
   if (r.kind >= RuleKind::blocks) {
     Values other(call.tensor_of(c.args[r.other]));
     if (auto s = other.read(device, bound)) return s;
@@ -181,8 +214,7 @@ kvops_status check_indices(const Contract& c, const void* args, const DeviceApi&
   bool active = true;
   for (auto& r : c.rules) {
     if (r.kind == RuleKind::when) active = call.test(r) == Truth::yes;
-    bool checked = r.kind >= RuleKind::index || r.kind == RuleKind::scales;
-    if (!checked || !active) continue;
+    if (!checks_values(r.kind) || !active) continue;
     if (auto s = check(call, r, device, bound)) return s;
   }
   return KVOPS_OK;

@@ -1,4 +1,4 @@
-// KVOPS_DEBUG=bounds: the INDEX, BLOCKS and GATHER rules of the table, held against the values.
+// KVOPS_DEBUG=bounds: the rules of the table about values (INDEX, BLOCKS, GATHER, SCALES, LIST).
 #pragma once
 #include "core/backend.h"
 #include "core/contract.h"

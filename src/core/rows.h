@@ -64,6 +64,7 @@ consteval size_t field(size_t offset) {
 #define ALIAS(written, other)   KVOPS_RULE_(alias, #written, #other)
 #define OVERLAP(written, other) KVOPS_RULE_(overlap, #written, #other)
 #define SCALES(f)               KVOPS_RULE_(scales, #f, "")
+#define LIST(f, order, ...)     Row{#f, 0, kRule + int(RuleKind::list), 0, {}, order, #__VA_ARGS__},
 #define NOOP(symbol)            KVOPS_RULE_(noop, "", symbol)
 #define INDEX(f, bound)         KVOPS_RULE_(index, #f, bound)
 #define BLOCKS(f, bound, lens)  Row{#f, 0, kRule + int(RuleKind::blocks), 0, {}, bound, #lens},

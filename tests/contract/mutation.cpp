@@ -194,10 +194,19 @@ struct Mutator {
 
   void rule(size_t i) {
     auto& r = c.rules[i];
-    static const char* const kinds[] = {"IF",   "RULE",  "ALIAS",  "OVERLAP", "SCALES",
-                                        "NOOP", "INDEX", "BLOCKS", "GATHER"};
-    auto* what = r.kind == RuleKind::scales ? c.args[r.arg].name : r.text;
+    static const char* const kinds[] = {"IF",   "RULE", "ALIAS", "OVERLAP", "SCALES",
+                                        "LIST", "NOOP", "INDEX", "BLOCKS",  "GATHER"};
+    const bool named = r.kind == RuleKind::scales || r.kind == RuleKind::list;
+    auto* what = named ? c.args[r.arg].name : r.text;
     string name = string(kinds[int(r.kind)]) + " \"" + what + "\" ";
+    if (r.kind == RuleKind::list) {
+      add(name + "in the other order",
+          [i](Table& t) { t.rules[i].cmp = t.rules[i].cmp == Cmp::le ? Cmp::ge : Cmp::le; });
+      if (r.limit != r.arg)
+        add(name + "of any values", [i](Table& t) { t.rules[i].limit = t.rules[i].arg; });
+      if (r.other != r.arg)
+        add(name + "all entries", [i](Table& t) { t.rules[i].other = t.rules[i].arg; });
+    }
     if (r.kind == RuleKind::when)  // what it governs always holds
       add(name + "always", [i](Table& t) { t.rules[i].kind = RuleKind::noop, lift(t, i); });
     else

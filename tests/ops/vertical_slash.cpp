@@ -99,7 +99,7 @@ struct Lists {
     a.faults = tensor(faults, KVOPS_I64, {1});
     a.block_size_m = m, a.block_size_n = n, a.causal = causal;
   }
-  void run() {
+  kvops_status call() {
     const auto count = size_t(batch * heads * rows);
     blocks.assign(count * size_t(ns) + 1, -7), columns.assign(count * size_t(nv) + 1, -7);
     block_count.assign(count + 1, -7), column_count.assign(count + 1, -7);
@@ -107,14 +107,20 @@ struct Lists {
     if (v_counts.empty()) {
       auto a = tests::make<kvops_convert_vertical_slash_indexes_args>();
       set(a);
-      CHECK_OK(kvops_convert_vertical_slash_indexes(&a));
-    } else {
-      auto a = tests::make<kvops_convert_vertical_slash_indexes_mergehead_args>();
-      set(a);
-      a.vertical_indices_count = tensor(v_counts, KVOPS_I32, {heads});
-      a.slash_indices_count = tensor(s_counts, KVOPS_I32, {heads});
-      CHECK_OK(kvops_convert_vertical_slash_indexes_mergehead(&a));
+      return kvops_convert_vertical_slash_indexes(&a);
     }
+    auto a = tests::make<kvops_convert_vertical_slash_indexes_mergehead_args>();
+    set(a);
+    a.vertical_indices_count = tensor(v_counts, KVOPS_I32, {heads});
+    a.slash_indices_count = tensor(s_counts, KVOPS_I32, {heads});
+    return kvops_convert_vertical_slash_indexes_mergehead(&a);
+  }
+  void run() { CHECK_OK(call()); }
+  bool untouched() const {
+    auto is = [](const List& list) {
+      return std::all_of(list.begin(), list.end(), [](int32_t x) { return x == -7; });
+    };
+    return is(blocks) && is(columns) && is(block_count) && is(column_count) && faults[0] == 3;
   }
 
   List vertical(int64_t i) const { return {v.begin() + i * nv, v.begin() + (i + 1) * nv}; }
@@ -292,5 +298,41 @@ TEST_CASE("vertical-slash: counts per head are clamped, and all of them is the p
         CHECK(l.found(i, r).columns == one.found(0, r).columns);
       }
     }
+  }
+}
+
+TEST_CASE("vertical-slash: debug=bounds names the first entry out of order or past the keys") {
+  struct Checked {
+    Checked() { kvops_set_option("debug", "bounds"); }
+    ~Checked() { kvops_set_option("debug", ""); }
+  } checked;
+  auto refused = [](Lists& l, const char* message) {
+    CHECK(l.call() == KVOPS_INVALID_ARGUMENT);
+    CHECK(std::string(kvops_last_error()).ends_with(message));
+    CHECK(l.untouched());
+  };
+  for (const bool counted : {false, true}) {
+    CAPTURE(counted);
+    Lists good(3, 2, 2, 4, 3, 8, 8, true);
+    good.q = {16, 0, 9}, good.kv = {16, 0, 30};
+    good.v = {-3, 0, 0, 15, 1, 2, 3, 4, 9, 8, 99, 6, 9, 8, 7, 6, 2, 4, 8, 29, 0, 0, 0, 0};
+    good.s = {9, 9, -4, 3, 2, 1, 1, 2, 3, 1, 2, 3, 40, 4, 0, 2, 1, 0};
+    if (counted) good.v_counts = {99, 4}, good.s_counts = {3, 3};
+    good.run();  // the second request has no queries, and its lists are not read
+    Lists bad = good;
+    bad.v[17] = 1;
+    refused(bad, "vertical_indexes: element 17 is 1, expected at least 2 (lists are ascending)");
+    bad = good, bad.v[3] = 16;
+    refused(bad, "vertical_indexes: element 3 is 16, expected less than 16");
+    bad = good, bad.v[16] = 30, bad.v[0] = 1, bad.s[0] = 0;
+    refused(bad, "vertical_indexes: element 1 is 0, expected at least 1 (lists are ascending)");
+    bad = good, bad.s[14] = 5;
+    refused(bad, "slash_indexes: element 14 is 5, expected at most 4 (lists are descending)");
+    if (!counted) continue;
+    bad = good, bad.v[18] = 1, bad.v[19] = 500, bad.s[14] = 99;  // behind the counts
+    bad.v_counts = {2, 4}, bad.s_counts = {2, -1};
+    bad.run();
+    bad.v_counts[0] = 3;
+    refused(bad, "vertical_indexes: element 18 is 1, expected at least 4 (lists are ascending)");
   }
 }

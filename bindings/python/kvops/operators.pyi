@@ -671,6 +671,7 @@ def convert_vertical_slash_indexes(
 
     Counts of row blocks past Lq are 0, index entries past the counts stay. Verticals below 0 are
     skipped, those from Lk on as faults. Lists may be empty; there is always room for the result.
+    Lists out of order take the same steps; KVOPS_DEBUG=bounds refuses them.
     """
 
 def convert_vertical_slash_indexes_mergehead(
