@@ -29,9 +29,9 @@ KVOPS_API kvops_status kvops_set_log(kvops_log function, void* context);
 // What the environment says at load, set later:
 //
 //   debug    KVOPS_DEBUG    any of bounds, log, sync, separated by commas; "" for none
-//            bounds         device-side indices, scales of NVFP4, and the order of vertical and slash
-//                           lists are checked before the call: the first bad one is
-//                           INVALID_ARGUMENT, nothing is written; synchronises
+//            bounds         device-side indices, scales of NVFP4 and the order of slash lists are
+//                           checked before the call: the first bad one is INVALID_ARGUMENT,
+//                           nothing is written; synchronises
 //            log            a line per call
 //            sync           every call waits for its device; both are inert during graph capture
 //   impl     KVOPS_IMPL     op:name, ...: forces an implementation where an operator has several

@@ -150,8 +150,8 @@ kvops_status check_scales(const Contract& c, const Arg& a, const Values& values)
   return KVOPS_OK;
 }
 
-// Lists of [batch, heads, entries] in the order that the rule says, their values below the length of
-// the request. Lists of requests without queries are not read, nor entries past the counts.
+// Lists of [batch, heads, entries] in the order that the rule says, their values below the length
+// of the request. Lists of requests without queries are not read, nor entries past the counts.
 kvops_status check_lists(const Call& call, const Rule& r, const DeviceApi& device,
                          const Bound& bound, const Values& lists) {
   auto& c = call.contract;

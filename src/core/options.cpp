@@ -58,26 +58,32 @@ bool set_debug(std::string_view value) {
   return known;
 }
 
-// The implementations of operators that have several; a name of another operator's is not checked.
+// The operators that have several implementations, on any back end, and ask forced_implementation()
+// for one; the others have none to choose from.
 struct Implementations {
-  std::string_view op;
-  std::string_view names[4];
+  const char* op;
+  const char* names;
 };
 constexpr Implementations kImplementations[] = {
-    {"cpu_attention_with_kv_cache", {"portable", "bf16", "amx"}},
+    {"cpu_attention_with_kv_cache", "portable bf16 amx"},
+    {"onednn_mm", "onednn highway"},
+    {"onednn_scaled_mm", "onednn highway"},
 };
 
 bool has_implementation(std::string_view op, std::string_view name) {
   for (auto& i : kImplementations)
-    if (i.op == op) return std::find(i.names, std::end(i.names), name) != std::end(i.names);
-  return !name.empty();
+    for (std::string_view rest = i.op == op ? i.names : ""; !rest.empty();) {
+      auto one = rest.substr(0, rest.find(' '));
+      if (one == name) return true;
+      rest.remove_prefix(std::min(rest.size(), one.size() + 1));
+    }
+  return false;
 }
 
 bool set_impl(std::string_view value) {
   bool known = each_part(value, [](std::string_view part) {
-    auto op = part.substr(0, part.find(':')),
-         name = part.substr(std::min(op.size() + 1, part.size()));
-    return find_entry(std::string(op).c_str()) && !name.empty() && has_implementation(op, name);
+    auto op = part.substr(0, part.find(':'));
+    return has_implementation(op, part.substr(std::min(op.size() + 1, part.size())));
   });
   if (!known) return false;
   std::lock_guard lock(settings().mutex);
@@ -90,6 +96,17 @@ struct Option {
   const char* variable;
   bool (*set)(std::string_view value);
   const char* values;
+
+  std::string expected() const {
+    std::string text = values;
+    if (set == set_impl)
+      for (auto& i : kImplementations)
+        text.append(&i == kImplementations ? ": " : "; ")
+            .append(i.op)
+            .append(" has ")
+            .append(i.names);
+    return text;
+  }
 };
 constexpr Option kOptions[] = {
     {"debug", "KVOPS_DEBUG", set_debug, "a list of bounds, log, sync"},
@@ -105,7 +122,7 @@ constexpr Option kOptions[] = {
     const char* value = std::getenv(option.variable);
     if (value && !option.set(value))
       fail(KVOPS_UNSUPPORTED, option.variable, "", "is \"%s\", expected %s; ignored", value,
-           option.values);
+           option.expected().c_str());
   }
 }
 
@@ -147,7 +164,7 @@ kvops_status kvops_set_option(const char* name, const char* value) {
     if (std::string_view(option.name) != name) continue;
     return option.set(value) ? KVOPS_OK
                              : fail(KVOPS_UNSUPPORTED, f, "value", "of %s is \"%s\", expected %s",
-                                    name, value, option.values);
+                                    name, value, option.expected().c_str());
   }
   return fail(KVOPS_UNSUPPORTED, f, "name", "is \"%s\", expected one of debug impl cpu_isa onednn",
               name);

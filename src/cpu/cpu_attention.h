@@ -65,8 +65,10 @@ struct RowState {
 // Units of few rows that read the same tokens, of several heads, take turns at each tile, so that
 // memory is read in long pieces. Each has a seat; so many of them there are:
 inline constexpr int kMostSeats = 8;
+// AMX computes whole tiles of rows, past the last one, unless there is one tile only.
+inline constexpr int kTileRows = 16;
 inline int64_t seats_for(int64_t rows, int64_t size) {
-  if (rows > 16) return 1;  // AMX computes whole tiles of 16 rows, past the last one
+  if (rows > kTileRows) return 1;
   const int64_t most = std::max<int64_t>(1, rows);
   return std::clamp<int64_t>(std::min(kMostRows / most, kMostRowElements / (most * size)), 1,
                              kMostSeats);

@@ -28,7 +28,7 @@
 namespace kvops::cpu {
 namespace {
 
-constexpr int kTileRows = 16, kPair = 2 * kGroup;
+constexpr int kPair = 2 * kGroup;
 constexpr int64_t kTileRow = 64, kTileBytes = kTileRows * kTileRow;
 constexpr int64_t kFloat = sizeof(float), kWord = sizeof(bf16);
 

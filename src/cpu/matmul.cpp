@@ -73,9 +73,6 @@ AlignedBytes dense_copy(const kvops_tensor& matrix) {
 kvops_status pack_weight(const char* creator, const char* op, const kvops_tensor& weight,
                          int64_t primitive_cache_size, MatmulWeight& packed) {
   const auto forced = forced_implementation(op);
-  if (!forced.empty() && forced != "onednn" && forced != "highway")
-    return fail(KVOPS_UNSUPPORTED, creator, "", "KVOPS_IMPL forces %s:%s, which does not exist", op,
-                forced.c_str());
   auto& shape = packed.shape;
   shape = {weight.shape[0], weight.shape[1], weight.dtype};
   // oneDNN's threads and instruction sets are its own: a host's pool and a forced instruction set

@@ -1,6 +1,9 @@
 // kvops_set_option(), kvops_set_log(), the debug modes, threads.
+#include "core/options.h"
+
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -72,6 +75,38 @@ TEST_CASE("options: unknown names and values are refused and change nothing") {
   CHECK(kvops_set_option("debug", nullptr) == KVOPS_INVALID_ARGUMENT);
   Write w({6});  // one past the last slot: bounds is still on
   CHECK(kvops_reshape_and_cache_flash(&w.args) == KVOPS_INVALID_ARGUMENT);
+}
+
+TEST_CASE("options: impl takes the names that an operator has, and no other operator's") {
+  Defaults defaults;
+  const std::map<string, std::vector<string>> names = {
+      {"cpu_attention_with_kv_cache", {"portable", "bf16", "amx"}},
+      {"onednn_mm", {"onednn", "highway"}},
+      {"onednn_scaled_mm", {"onednn", "highway"}},
+  };
+  size_t count = 0;
+  auto* ops = kvops_ops(&count);
+  for (size_t i = 0; i < count; ++i) {
+    const string op = ops[i]->name;
+    const auto known = names.find(op);
+    for (string name : {"portable", "bf16", "amx", "onednn", "highway", "no_such", ""}) {
+      CAPTURE(op, name);
+      const bool has =
+          known != names.end() && std::count(known->second.begin(), known->second.end(), name);
+      REQUIRE(kvops_set_option("impl", (op + ":" + name).c_str()) ==
+              (has ? KVOPS_OK : KVOPS_UNSUPPORTED));
+      if (has) CHECK(kvops::forced_implementation(op.c_str()) == name);
+    }
+  }
+  REQUIRE(kvops_set_option("impl", "onednn_mm:highway") == KVOPS_OK);
+  for (auto* bad : {"onednn_mm:onednn,rms_norm:portable", "onednn_mm", "onednn_mm:high",
+                    "onednn_mm:onednn highway", "onednn_mm:highway:onednn"}) {
+    CHECK(kvops_set_option("impl", bad) == KVOPS_UNSUPPORTED);
+    CHECK_THAT(kvops_last_error(), Catch::Contains("onednn_mm has onednn highway"));
+    CHECK(kvops::forced_implementation("onednn_mm") == "highway");
+  }
+  CHECK(kvops_set_option("impl", " onednn_scaled_mm:onednn , onednn_mm:onednn") == KVOPS_OK);
+  CHECK(kvops::forced_implementation("onednn_mm") == "onednn");
 }
 
 TEST_CASE("options: cpu_isa is what kvops_query() and device info report") {

@@ -15,15 +15,6 @@ vector<Batch::Bits> all_bits(Batch& b) {
   return bits;
 }
 
-// The row of `out` and `lse` that belongs to (query row, head).
-Batch::Bits row_bits(const Batch& b, int64_t query, int64_t head) {
-  const auto out = b.out.image(), lse = b.lse.image();
-  const int64_t row = query * b.heads + head, bytes = b.size * kvops_dtype_size(b.type);
-  Batch::Bits bits(out.begin() + row * bytes, out.begin() + (row + 1) * bytes);
-  bits.insert(bits.end(), lse.begin() + row * 4, lse.begin() + (row + 1) * 4);
-  return bits;
-}
-
 kvops_status call(Batch& b) { return kvops_cpu_attention_with_kv_cache(&b.args); }
 
 }  // namespace

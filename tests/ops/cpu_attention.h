@@ -272,6 +272,15 @@ struct Batch {
   }
 };
 
+// The row of `out` and `lse` that belongs to (query row, head).
+inline Batch::Bits row_bits(const Batch& b, int64_t query, int64_t head) {
+  const auto out = b.out.image(), lse = b.lse.image();
+  const int64_t row = query * b.heads + head, bytes = b.size * kvops_dtype_size(b.type);
+  Batch::Bits bits(out.begin() + row * bytes, out.begin() + (row + 1) * bytes);
+  bits.insert(bits.end(), lse.begin() + row * 4, lse.begin() + (row + 1) * 4);
+  return bits;
+}
+
 inline Batch mixed(kvops_dtype type, kvops_dtype cached, int64_t isa) {
   Batch b;
   b.type = type, b.cached = cached, b.isa = isa;

@@ -1,6 +1,8 @@
 // cpu_attention_with_kv_cache and its plan: any place, any threads, and what is refused.
+#include <map>
 #include <thread>
 
+#include "cpu/cpu_attention.h"
 #include "ops/cpu_attention.h"
 
 using namespace tests;
@@ -9,6 +11,25 @@ using std::vector;
 namespace {
 
 kvops_status call(Batch& b) { return kvops_cpu_attention_with_kv_cache(&b.args); }
+
+// One kv head of a batch and the query heads that read it: nobody to take turns with.
+Batch one_head(const Batch& b, int64_t kv_head) {
+  Batch c = b;
+  const int64_t group = b.heads / b.kv_heads, bytes = kvops_dtype_size(b.type);
+  c.heads = group, c.kv_heads = 1;
+  auto move = [](kvops_tensor& t, int axis, int64_t by, int64_t size, int64_t extent) {
+    t.data = static_cast<char*>(t.data) + by * t.stride[axis] * size, t.shape[axis] = extent;
+  };
+  move(c.args.query, 1, kv_head * group, bytes, group);
+  move(c.args.key_cache, 1, kv_head, kvops_dtype_size(b.cached), 1);
+  move(c.args.value_cache, 1, kv_head, kvops_dtype_size(b.cached), 1);
+  c.out = Buffer(b.type, b.tokens() * group * b.size);
+  c.lse = Buffer(KVOPS_F32, b.tokens() * group);
+  c.args.out = tensor(c.out.data(), b.type, {b.tokens(), group, b.size});
+  c.args.lse = tensor(c.lse.data(), KVOPS_F32, {b.tokens(), group});
+  c.set_lengths(), c.make_plan();
+  return c;
+}
 
 void check_refused(Batch& b, const std::string& text) {
   const auto before = b.out.image();
@@ -138,4 +159,57 @@ TEST_CASE("cpu_attention: one plan serves caches of any dtype and strides") {
   b.args.scheduler_metadata.data = b.plan.data();
   b.run();
   CHECK(b.worst(true).out <= 0.51);
+}
+
+TEST_CASE("cpu_attention: heads that take turns at a tile have the bits that they have alone") {
+  kvops_set_num_threads(1);
+  for (int64_t group : {1, 5, 8, 12, 20})
+    for (const bool split : {false, true})
+      for (int64_t isa : {KVOPS_CPU_ISA_VEC, KVOPS_CPU_ISA_AMX}) {
+        Batch b = small();
+        b.kv_heads = 5, b.heads = 5 * group, b.size = 64, b.isa = isa, b.split = split;
+        b.requests = {{1, 700}, {1, 90}, {2, 40}, {3, 130}, {1, 1}};
+        CAPTURE(group, split, isa);
+        REQUIRE((kvops::cpu::seats_for(group, b.size) > 1) == (group <= 16));
+        b.fill(20), b.lay_out();
+        std::map<std::string, vector<Batch::Bits>>
+            whole;  // by implementation, instruction set, row
+        int set = 0;
+        on_every_code(b, [&](const Code& code) {
+          b.run();
+          auto& rows = whole[code.name + std::to_string(set++)];
+          for (int64_t q = 0; q < b.tokens(); ++q)
+            for (int64_t h = 0; h < b.heads; ++h) rows.push_back(row_bits(b, q, h));
+        });
+        for (int64_t kv_head = 0; kv_head < b.kv_heads; ++kv_head) {
+          Batch c = one_head(b, kv_head);
+          set = 0;
+          on_every_code(c, [&](const Code& code) {
+            c.run();
+            auto& rows = whole[code.name + std::to_string(set++)];
+            int differ = 0;
+            for (int64_t q = 0; q < b.tokens(); ++q)
+              for (int64_t h = 0; h < group; ++h)
+                differ += row_bits(c, q, h) != rows[size_t(q * b.heads + kv_head * group + h)];
+            CAPTURE(code.name, kv_head);
+            REQUIRE(differ == 0);
+          });
+        }
+      }
+  kvops_set_num_threads(0);
+}
+
+TEST_CASE("cpu_attention: no seat reaches into another, and all fit the scratch") {
+  using namespace kvops::cpu;
+  for (int64_t size = 16; size <= kMostSize; size += 16)
+    for (int64_t rows = 1; rows <= most_rows(size); ++rows) {
+      // What the matrix code writes: AMX rounds up to whole tiles where there are several.
+      const int64_t written = rows <= kTileRows ? rows : round_up(rows, kTileRows);
+      const int64_t seats = seats_for(rows, size);
+      CAPTURE(rows, size, seats);
+      REQUIRE((seats >= 1 && seats <= kMostSeats));
+      if (seats > 1) REQUIRE(written <= rows);
+      REQUIRE((seats - 1) * rows + written <= kMostRows);
+      REQUIRE(((seats - 1) * rows + written) * size <= kMostRowElements);
+    }
 }
