@@ -12,7 +12,7 @@
 #include <filesystem>
 #include <random>
 
-#include "fill.h"
+#include "draw.h"
 #include "handles.h"
 #include "plan.h"
 #include "shapes.h"
@@ -24,9 +24,11 @@ extern "C" {
 
 namespace {
 
-using harness::Fill;
+using harness::count;
+using harness::kBehind;
 using harness::ShapeCase;
 using harness::Shapes;
+using harness::Tensor;
 
 struct Options {
   kvops_device device = {KVOPS_CUDA, 0};
@@ -43,24 +45,6 @@ struct Totals {
 // How the tensors of one call lie. Pages of NVFP4 have layouts of their own.
 enum class Lie { dense, padded, permuted, negative, pages_nhd, pages_hnd };
 
-struct Tensor {
-  const kvops_arg_info* arg;
-  kvops_dtype dtype;
-  std::vector<int64_t> shape;
-  std::vector<uint8_t> elements;  // in C order
-  bool pages = false;
-};
-
-// A cache that an address leads to: a tensor that is no argument.
-constexpr kvops_arg_info kBehind = {"a cache", 0,        KVOPS_ARG_TENSOR,    3, 0,
-                                    "",        "bytes!", KVOPS_COMPARE_EXACT, 0, 0};
-
-int64_t count(const std::vector<int64_t>& shape) {
-  int64_t n = 1;
-  for (auto e : shape) n *= e;
-  return n;
-}
-
 class Sweep {
  public:
   Sweep(const Options& options, const kvops_op_info& op, const ShapeCase& c, uint64_t seed)
@@ -69,7 +53,7 @@ class Sweep {
   // Makes the values, runs the CPU, then the device with every placement. "" or what went wrong.
   std::string run(Totals* totals);
   double worst() const { return worst_; }
-  int64_t elements() const;
+  int64_t elements() const { return harness::elements(op_, shapes_); }
 
  private:
   struct Result {
@@ -78,7 +62,6 @@ class Sweep {
     std::vector<std::vector<uint8_t>> written;  // by tensor
     std::vector<uint64_t> args;
   };
-  void make_values();
   std::vector<int64_t> strides(const Tensor& t, Lie lie);
   bool place(const Tensor& t, Lie lie, kvops_device device, void* stream, placed* p);
   Result call(Lie lie, kvops_device device, bool alias);
@@ -94,39 +77,6 @@ class Sweep {
   std::vector<Tensor> tensors_;
   double worst_ = 0;
 };
-
-int64_t Sweep::elements() const {
-  int64_t n = 0;
-  for (size_t i = 0; i < op_.num_args; ++i) {
-    std::vector<int64_t> shape;
-    auto& arg = *op_.args[i];
-    if (arg.kind == KVOPS_ARG_TENSOR && shapes_.present(arg) && shapes_.shape(arg, &shape))
-      n += count(shape);
-  }
-  return n;
-}
-
-void Sweep::make_values() {
-  Fill fill(op_, shapes_, random_());
-  for (size_t i = 0; i < op_.num_args; ++i) {
-    auto& arg = *op_.args[i];
-    if (arg.kind != KVOPS_ARG_TENSOR || arg.flags & KVOPS_ARG_SIZED || !shapes_.present(arg))
-      continue;
-    Tensor t = {&arg, shapes_.dtype(arg), {}, {}};
-    shapes_.shape(arg, &t.shape);
-    if (arg.flags & KVOPS_ARG_READ) t.elements = fill.values(arg, t.dtype, t.shape);
-    double bytes = 0;
-    bool leads = std::strstr(arg.name, "_ptrs") &&
-                 shapes_.number("num_blocks*block_stride*bytes(cache_dtype)", &bytes);
-    for (int64_t k = 0, n = leads ? count(t.shape) : 0; k < n; ++k)
-      tensors_.push_back(
-          {&kBehind, KVOPS_U8, {int64_t(bytes)}, fill.values(kBehind, KVOPS_U8, {int64_t(bytes)})});
-    for (size_t r = 0; r < op_.num_rules; ++r)
-      t.pages = t.pages || (t.dtype == KVOPS_U8 &&
-                            op_.rules[r] == "require " + std::string(arg.name) + " pages");
-    tensors_.push_back(std::move(t));
-  }
-}
 
 // Innermost first: the dimensions that must be dense, then the others as `lie` says.
 std::vector<int64_t> Sweep::strides(const Tensor& t, Lie lie) {
@@ -284,7 +234,7 @@ std::string Sweep::compare(const Result& got, const Result& want, bool exact) {
 std::string Sweep::run(Totals* totals) {
   std::string missing;
   if (!shapes_.complete(&missing)) return "the line does not give " + missing;
-  make_values();
+  tensors_ = harness::draw(op_, shapes_, random_());
   harness::fill_plan(op_, shapes_, tensors_);
   bool pages = false, can_alias = false;
   for (auto& t : tensors_) pages = pages || t.pages, can_alias = can_alias || aliased(t) >= 0;

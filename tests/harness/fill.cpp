@@ -159,13 +159,32 @@ std::vector<int64_t> Fill::seq_starts(int64_t count) {
   return all;
 }
 
+// Pairs of blocks, of which no two are the same destination while there are enough; sizes.
+std::vector<int64_t> Fill::copies(const kvops_arg_info& arg, int64_t count) {
+  static constexpr int64_t kSizes[] = {0, 1, 13, 16, 4096, kLargestCopy};
+  std::vector<int64_t> all;
+  double sources = 0, destinations = 0;
+  if (!std::strcmp(arg.name, "sizes")) {
+    for (int64_t i = 0; i < count; ++i) all.push_back(kSizes[below(6)]);
+  } else if (!std::strcmp(arg.name, "block_mapping") && shapes_.number("src_blocks", &sources) &&
+             shapes_.number("dst_blocks", &destinations)) {
+    std::vector<int64_t> order(static_cast<size_t>(destinations));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random_);
+    for (size_t i = 0; i < size_t(count / 2); ++i) {
+      all.push_back(index(int64_t(sources)));
+      all.push_back(order[i % order.size()]);
+    }
+  }
+  return all;
+}
+
 uint64_t Fill::number(kvops_dtype dtype) {
   static constexpr float kSpecial[] = {0.0f,    -0.0f,    INFINITY, -INFINITY, NAN,   1e-40f,
                                        -1e-45f, 65504.0f, 448.0f,   -57344.0f, 3e38f, 6e-8f};
   if (kind_ == Kind::bits) return random_();
   if (kind_ == Kind::special && below(64) == 0) return narrow(dtype, kSpecial[below(12)]);
-  static std::normal_distribution<float> normal;
-  return narrow(dtype, normal(random_));
+  return narrow(dtype, normal_(random_));
 }
 
 uint64_t Fill::scale() {
@@ -176,26 +195,29 @@ uint64_t Fill::scale() {
   return float_bits(std::ldexp(1 + float(below(1 << 23)) * 0x1p-23f, int(below(20)) - 14));
 }
 
+// Indices, lengths and the like; none where any bits will do.
+std::vector<int64_t> Fill::integers(const kvops_arg_info& arg, kvops_dtype dtype,
+                                    const std::vector<int64_t>& shape, int64_t count) {
+  std::vector<std::string> words;
+  double bound = 0;
+  if (is_index(arg, "index", &words) && shapes_.number(words[2], &bound))
+    return indices(count, int64_t(bound));
+  if ((is_index(arg, "blocks", &words) || is_index(arg, "gather", &words)) &&
+      shapes_.number(words[2], &bound))
+    return blocks(count, int64_t(bound));
+  if (gathers_by(arg)) return first_rows(count);
+  if (!std::strcmp(arg.name, "seq_starts")) return seq_starts(count);
+  if (arg.flags & KVOPS_ARG_HOST) return copies(arg, count);
+  if (dtype == KVOPS_I32) return sorted(arg, count, shape.empty() ? 1 : shape.back());
+  return {};
+}
+
 std::vector<uint8_t> Fill::values(const kvops_arg_info& arg, kvops_dtype dtype,
                                   const std::vector<int64_t>& shape) {
   int64_t count = 1, size = kvops_dtype_size(dtype);
   for (auto e : shape) count *= e;
   std::vector<uint8_t> bytes(size_t(count * size));
-  std::vector<std::string> words;
-  std::vector<int64_t> list;
-  double bound = 0;
-  if (is_index(arg, "index", &words) && shapes_.number(words[2], &bound)) {
-    list = indices(count, int64_t(bound));
-  } else if ((is_index(arg, "blocks", &words) || is_index(arg, "gather", &words)) &&
-             shapes_.number(words[2], &bound)) {
-    list = blocks(count, int64_t(bound));
-  } else if (gathers_by(arg)) {
-    list = first_rows(count);
-  } else if (!std::strcmp(arg.name, "seq_starts")) {
-    list = seq_starts(count);
-  } else if (dtype == KVOPS_I32) {
-    list = sorted(arg, count, shape.empty() ? 1 : shape.back());
-  }
+  const auto list = integers(arg, dtype, shape, count);
   bool integer = dtype >= KVOPS_U8, cache = (arg.flags & 3) == 3 && std::strstr(arg.name, "cache");
   // Cosines and sines: with larger numbers a product may overflow where the fused sum does not.
   const bool angles = !std::strcmp(arg.name, "cos_sin_cache");

@@ -8,6 +8,9 @@
 
 namespace harness {
 
+// Bytes of a copy between addresses, at most.
+inline constexpr int64_t kLargestCopy = 5000;
+
 class Fill {
  public:
   // Numbers of one call are of one kind: two calls in four are plain, one has special values strewn
@@ -31,12 +34,16 @@ class Fill {
   std::vector<int64_t> sorted(const kvops_arg_info& arg, int64_t count, int64_t row);
   std::vector<int64_t> first_rows(int64_t count);
   std::vector<int64_t> seq_starts(int64_t count);
+  std::vector<int64_t> copies(const kvops_arg_info& arg, int64_t count);
+  std::vector<int64_t> integers(const kvops_arg_info& arg, kvops_dtype dtype,
+                                const std::vector<int64_t>& shape, int64_t count);
   uint64_t number(kvops_dtype dtype);
   uint64_t scale();
 
   const kvops_op_info& op_;
   const Shapes& shapes_;
   std::mt19937_64 random_;
+  std::normal_distribution<float> normal_;  // has a state, too
   std::vector<int64_t> lengths_;  // of the requests of a gather
   Kind kind_ = Kind::plain;
   bool bad_indices_ = false, tame_ = false;

@@ -195,7 +195,8 @@ kvops_dtype Shapes::dtype(const kvops_arg_info& arg) const {
   }
   for (kvops_dtype d = 1; d < 64; ++d)
     if (arg.values == uint64_t(1) << d) return d;
-  return 0;
+  const bool any = arg.values >> KVOPS_F32 & arg.values >> KVOPS_I64 & 1;
+  return any ? KVOPS_U8 : 0;
 }
 
 bool Shapes::shape(const kvops_arg_info& arg, std::vector<int64_t>* extents) const {
@@ -209,9 +210,12 @@ bool Shapes::shape(const kvops_arg_info& arg, std::vector<int64_t>* extents) con
       if (word.back() == '!') word.pop_back();
       fits = fits || word == *wanted;
       if (word == "[]") continue;
-      bool leading = word == "..." || word == "...0";
+      if (word == "...0") word = "...";
       double value = 0;
-      known = known && number(leading ? std::string("n") : word, &value);
+      known = known && number(word == "..." ? "n"
+                              : word == "*" ? "block_size_in_bytes"
+                                            : word,
+                              &value);
       extents->push_back(int64_t(value));
     }
     if (known && fits) return true;

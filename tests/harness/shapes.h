@@ -5,8 +5,9 @@
 //
 // The first word names the case; every combination of the listed values is one. A key is
 //   a symbol of the shapes in src/ops.def ("..." is n), as a number or an expression of others;
+//   "*" is block_size_in_bytes;
 //   a dtype variable (T, Cache, Record, TorF32 ...), or a tensor of that dtype (src=bf16); left
-//   out: T, or the only dtype that there is;
+//   out: T, or the only dtype that there is, or u8 where any will do;
 //   a scalar argument, as a number, an expression or one of its names (format=nvfp4);
 //   an optional tensor: none, or a word of the alternative of its shape to take (k_scale=heads).
 // Optional tensors are present unless the line says none, but for `faults` and workspaces.
