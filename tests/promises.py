@@ -56,7 +56,7 @@ class Tests:
         # Some exist only in a build with CUDA.
         scripts = "".join(p.read_text() for p in (ROOT / "tests").rglob("CMakeLists.txt"))
         self.ctest |= set(re.findall(r"NAME (\w+)", scripts))
-        self.gpu = "".join(p.read_text() for p in (ROOT / "tests/gpu").glob("*"))
+        self.gpu = "".join(p.read_text() for p in (ROOT / "tests/gpu").glob("*.*"))
 
     def problem(self, test):
         """What is wrong with a name; None: nothing."""

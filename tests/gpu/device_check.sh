@@ -1,12 +1,12 @@
 #!/bin/bash
 # device_check.sh BUILD SOURCE [PART...]: the proof on a machine with a CUDA device, from the build
-# folder alone. Parts: golden, units (graphs, strides), sweep, sanitize (compute-sanitizer on golden
-# cases, units and a sample of the sweep). Prints a line per part; exits with the number
-# of failures.
+# folder alone. Parts: golden, units (graphs, strides), proof (of every operator), sweep, sanitize
+# (compute-sanitizer on golden cases, units and a sample of the sweep). Prints a line per part;
+# exits with the number of failures.
 set -u
 build=$1 source=$2
 shift 2
-parts=${*:-golden units sweep sanitize}
+parts=${*:-golden units proof sweep sanitize}
 export LD_LIBRARY_PATH=$build${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 failures=0
 
@@ -30,6 +30,11 @@ for part in $parts; do
   case $part in
     golden) check golden "${golden[@]}" ;;
     units) check units "$build/tests/gpu_tests" ;;
+    proof)
+      for what in graph memory threads noise bounds large; do
+        check "proof $what" "$build/tests/proof" "$source/tests/cases" "$what"
+      done
+      ;;
     sweep) check sweep "${sweep[@]}" "$source/tests/cases" ;;
     sanitize)
       for tool in memcheck racecheck initcheck synccheck; do

@@ -1,0 +1,117 @@
+"""Does the library have kernels of every CUDA operator for every architecture asked for?
+
+    cubins.py TABLE LIBRARY ARCHITECTURES OBJECT...
+
+TABLE is src/ops.def; ARCHITECTURES as in CMake: "80-real,90,120-virtual"; the objects are those
+of src/gpu and src/cuda, <stem>.cu.o. Reads the containers that nvcc puts into .nv_fatbin: a header,
+then entries of PTX (1) or ELF (2), compressed by zstd. Prints kernels and bytes of each operator.
+An operator's kernels are in the object of its name, or of the longest stem that begins it; the
+swaps are copies and may have none. Every container must be in the library as it is.
+"""
+import ctypes
+import re
+import struct
+import sys
+from pathlib import Path
+
+MAGIC = struct.pack("<I", 0xBA55ED50)
+PTX, ELF = 1, 2
+NEEDS_NONE = {"swap_blocks", "swap_blocks_batch"}
+
+
+def plain(payload, size):
+    """The bytes of an entry, `size` of them when it was compressed."""
+    if payload[:4] != b"\x28\xb5\x2f\xfd":
+        return payload
+    zstd = ctypes.CDLL("libzstd.so.1")
+    zstd.ZSTD_decompress.restype = ctypes.c_size_t
+    zstd.ZSTD_decompress.argtypes = [ctypes.c_void_p, ctypes.c_size_t,
+                                     ctypes.c_char_p, ctypes.c_size_t]
+    out = ctypes.create_string_buffer(size)
+    count = zstd.ZSTD_decompress(out, size, payload, len(payload))
+    if count != size:
+        raise ValueError("a kernel entry cannot be decompressed")
+    return out.raw
+
+
+def containers(data):
+    at = data.find(MAGIC)
+    while at >= 0:
+        _, _, header, size = struct.unpack_from("<IHHQ", data, at)
+        yield data[at:at + header + size], header
+        at = data.find(MAGIC, at + header + size)
+
+
+def entries(container, at):
+    """(PTX or ELF, architecture, kernels, bytes in the file)"""
+    while at < len(container):
+        kind, _, header, padded = struct.unpack_from("<HHIQ", container, at)
+        compressed, = struct.unpack_from("<I", container, at + 16)
+        architecture, = struct.unpack_from("<I", container, at + 28)
+        size, = struct.unpack_from("<Q", container, at + 56)
+        begin = at + header
+        payload = container[begin:begin + (compressed or padded)]
+        code = plain(payload, size)
+        if kind == ELF:
+            kernels = set(re.findall(rb"\x00\.nv\.constant0\.([\w$]+)", code))
+        else:
+            kernels = set(re.findall(rb"\.entry ([\w$]+)", code))
+        yield kind, architecture, kernels, padded
+        at = begin + padded
+
+
+def wanted(architectures):
+    """{(kind, number)} of a list as CMake has it."""
+    pairs = set()
+    for name in architectures.split(","):
+        number, _, only = name.partition("-")
+        number = int(re.match(r"\d+", number)[0])
+        pairs |= {(ELF, number)} if only != "virtual" else set()
+        pairs |= {(PTX, number)} if only != "real" else set()
+    return pairs
+
+
+def home(op, stems):
+    """The stem whose object has the kernels of an operator; None: there is none."""
+    fits = [s for s in stems if op == s or op.startswith(s + "_")]
+    return max(fits, key=len, default=None)
+
+
+def main(table, library, architectures, objects):
+    ops = [name for name, cuda in
+           re.findall(r"KVOPS_OP\((\w+), +\d, (\d), \d,", Path(table).read_text()) if cuda == "1"]
+    code, bad, total = Path(library).read_bytes(), 0, 0
+    stems = {}
+    for path in objects:
+        stem, found = Path(path).name.split(".")[0], []
+        for container, header in containers(Path(path).read_bytes()):
+            if container not in code:
+                print("%s: its kernels are not in %s" % (stem, library))
+                bad += 1
+            found += entries(container, header)
+        if found:
+            stems.setdefault(stem, []).extend(found)
+    need = wanted(architectures)
+    for op in ops:
+        stem = home(op, stems)
+        if stem is None:
+            bad += op not in NEEDS_NONE
+            print("%-32s %s" % (op, "copies" if op in NEEDS_NONE else "has no object"))
+            continue
+        have = {(kind, number): kernels for kind, number, kernels, _ in stems[stem]}
+        line = ", ".join("%s %d: %d" % ("ptx" if kind == PTX else "sm", number, len(kernels))
+                         for (kind, number), kernels in sorted(have.items()))
+        size = sum(entry[3] for entry in stems[stem])
+        missing = {pair for pair in need if not have.get(pair)}
+        if missing or set(have) - need:
+            line += "; expected exactly %s" % sorted(need)
+            bad += 1
+        print("%-32s %8d bytes, kernels of %s" % (op, size, line))
+    total = sum(entry[3] for found in stems.values() for entry in found)
+    print("%d operators, %d bytes of kernels in %d, %d problems" %
+          (len(ops), total, len(code), bad))
+    return 1 if bad or not ops else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4], sys.argv[4:]))
