@@ -1,8 +1,9 @@
 // `kvops bench`: median time of a call, GB/s of the bytes that it must move, and the ratio to a
 // copy of as many bytes. Calls and copies alternate in one run, so that both see the same machine,
 // and each works through memory that together exceeds the last-level cache, or (--resident) each
-// finds its data where it left it. On a GPU a sample is a
-// batch of calls between two synchronisations; host time is then part of short calls.
+// finds its data where it left it. On a CUDA device a sample is the replay of a graph of calls back
+// to back, copies are kernels in a graph of their own; what cannot be captured, and on other GPUs
+// everything, is a batch of calls between two synchronisations: host time is then part of it.
 #include <sched.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 
 #include "commands.h"
 #include "copy.h"
+#include "graph.h"
 #include "json.h"
 
 namespace kvops {
@@ -21,6 +23,7 @@ namespace {
 
 // Small calls stay in a cache even so; what matters of them is latency.
 constexpr int64_t kMaxSets = 1024;
+constexpr size_t kMaxLaunches = 1024;  // of a graph
 
 using Clock = std::chrono::steady_clock;
 
@@ -30,6 +33,7 @@ struct Measurement {
   double median = 0, low = 0, high = 0, copy = 0;  // seconds a call; 10th and 90th percentile
   int64_t bytes = 0, memory = 0;
   size_t samples = 0, calls = 0;
+  bool by_graph = false;
 };
 
 double quantile(std::vector<double> values, double q) {
@@ -40,17 +44,23 @@ double quantile(std::vector<double> values, double q) {
 }
 
 // Runs `call(i)` over and over; i counts on, so that each call finds other memory.
-template <class Call>
 class Sampler {
  public:
-  Sampler(kvops_device device, Call call) : device_(device), call_(std::move(call)) {}
+  using Call = std::function<bool(size_t)>;
+
+  Sampler(kvops_device device, void* stream, bool by_graph, Call call)
+      : device_(device), stream_(stream), call_(std::move(call)) {
+    if (by_graph) graph_ = std::make_unique<Graph>(device, stream);
+  }
 
   // Seconds a call, over `calls` of them; negative: a call failed.
   double sample(size_t calls) {
+    if (graph_ && calls != recorded_) record(calls);
+    if (graph_) return graph_->replay() / double(calls);
     auto begin = Clock::now();
     for (size_t i = 0; i < calls; ++i)
       if (!call_(next_++)) return -1;
-    if (device_.type != KVOPS_CPU && kvops_stream_synchronize(device_, nullptr)) return -1;
+    if (device_.type != KVOPS_CPU && kvops_stream_synchronize(device_, stream_)) return -1;
     return std::chrono::duration<double>(Clock::now() - begin).count() / double(calls);
   }
 
@@ -60,16 +70,32 @@ class Sampler {
     for (;;) {
       double each = sample(calls);
       if (each < 0) return 0;
-      if (each * double(calls) > seconds / 4 || calls > 100000)
-        return std::max(least, size_t(seconds / std::max(each, 1e-9)));
+      auto most = graph_ ? kMaxLaunches : SIZE_MAX;
+      if (each * double(calls) > seconds / 4 || calls > std::min<size_t>(most / 2, 100000))
+        return std::clamp(size_t(seconds / std::max(each, 1e-9)), least, most);
       calls *= 2;
     }
   }
 
+  bool by_graph() const { return graph_ != nullptr; }
+
  private:
+  // Calls that cannot be captured are launched instead.
+  void record(size_t calls) {
+    recorded_ = calls;
+    bool done = graph_->record([&] {
+      for (size_t i = 0; i < calls; ++i)
+        if (!call_(next_++)) return false;
+      return true;
+    });
+    if (!done) graph_.reset();
+  }
+
   kvops_device device_;
+  void* stream_;
   Call call_;
-  size_t next_ = 0;
+  std::unique_ptr<Graph> graph_;
+  size_t recorded_ = 0, next_ = 0;
 };
 
 int available_threads() {
@@ -84,9 +110,15 @@ class Bench {
     threads_ = int(options.threads ? options.threads : available_threads());
     info_.struct_size = sizeof info_;
   }
+  ~Bench() {
+    if (stream_) kvops_stream_destroy(device_, stream_);
+  }
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
 
   bool start() {
     if (kvops_get_device_info(device_, &info_)) return false;
+    if (device_.type != KVOPS_CPU && kvops_stream_create(device_, &stream_)) return false;
     return !options_.threads || !kvops_set_num_threads(options_.threads);
   }
 
@@ -97,11 +129,13 @@ class Bench {
     m.bytes = layout.traffic;
     m.implementation = layout.query.implementation;
     int64_t cache = std::max<int64_t>(info_.cache_bytes, 8 << 20);
-    int64_t span = std::min<int64_t>(2 * cache, info_.memory_bytes / 16);
+    int64_t span =
+        std::min<int64_t>((device_.type == KVOPS_CPU ? 2 : 4) * cache, info_.memory_bytes / 16);
     auto sets = span / std::max<int64_t>(m.bytes, 1) + 2;
     int64_t own = 1;
     for (auto& t : layout.tensors) own += t.is_shared ? 0 : t.bytes;
     sets = std::min({sets, std::max<int64_t>(2, info_.memory_bytes / 8 / own), kMaxSets});
+    if (device_.type != KVOPS_CPU) sets = std::min<int64_t>(sets, 256);
     if (options_.resident) sets = 1;
     span = std::min(span, kMaxSets * m.bytes);
     cases::Memory memory;
@@ -111,6 +145,7 @@ class Bench {
       problem = copies.prepare(device_, m.bytes, options_.resident ? 0 : span, threads_);
     if (!problem.empty()) return problem;
     m.memory = memory.bytes();
+    memory.use_stream(stream_);
     return run(op, memory, copies, m);
   }
 
@@ -128,13 +163,15 @@ class Bench {
 
  private:
   std::string run(const kvops_op_info* op, cases::Memory& memory, Copies& copies, Measurement& m) {
-    Sampler call(device_, [&](size_t i) {
+    Sampler call(device_, stream_, device_.type == KVOPS_CUDA, [&](size_t i) {
       return kvops_call(op->name, memory.call(i % memory.sets())) == KVOPS_OK;
     });
     if (call.sample(memory.sets()) < 0) return kvops_last_error();
-    double seconds = std::clamp(options_.seconds / 40, 0.0005, 0.02);
+    m.by_graph = call.by_graph();
+    copies.use_stream(stream_, m.by_graph);
+    double seconds = std::clamp(options_.seconds / 40, 0.0005, m.by_graph ? 0.004 : 0.02);
     m.calls = call.calibrate(seconds);
-    auto rivals = pick(copies, seconds);
+    auto rivals = pick(copies, seconds, m.by_graph);
     if (!m.calls || rivals.empty()) return kvops_last_error();
     std::vector<double> times;
     auto end = Clock::now() + std::chrono::duration<double>(options_.seconds);
@@ -158,20 +195,20 @@ class Bench {
 
   struct Rival {
     size_t kind;
-    Sampler<std::function<bool(size_t)>> sampler;
+    Sampler sampler;
     size_t calls;
     std::vector<double> times = {};
   };
 
   // The fastest kind of copy by one thread and the fastest by all, at this size; both are then
   // measured beside the operator.
-  std::vector<Rival> pick(Copies& copies, double seconds) {
+  std::vector<Rival> pick(Copies& copies, double seconds, bool by_graph) {
     std::vector<Rival> best;
     double shortest[2] = {1e30, 1e30};
     copies.wake();
     for (size_t kind = 0; kind < copies.kinds(); ++kind) {
-      Sampler<std::function<bool(size_t)>> copy(
-          device_, [&copies, kind](size_t i) { return copies.run(kind, i); });
+      Sampler copy(device_, stream_, by_graph,
+                   [&copies, kind](size_t i) { return copies.run(kind, i); });
       size_t calls = copy.calibrate(seconds);
       if (!calls) return {};
       std::vector<double> times(5);
@@ -189,6 +226,7 @@ class Bench {
   const BenchOptions& options_;
   kvops_device device_;
   int threads_;
+  void* stream_ = nullptr;
   kvops_device_info info_ = {};
 };
 
@@ -209,6 +247,7 @@ void add_row(Json& json, const kvops_op_info* op, const Measurement& m) {
   json.field("bytes", m.bytes).field("gb_per_s", gb(m.median));
   json.field("copy", m.copy_kind).field("copy_us", m.copy * 1e6);
   json.field("copy_gb_per_s", gb(m.copy)).field("of_copy", m.copy / m.median);
+  json.field("by_graph", m.by_graph);
   json.field("samples", int64_t(m.samples)).field("calls_per_sample", int64_t(m.calls));
   json.field("memory_bytes", m.memory).close('}');
 }
@@ -266,8 +305,8 @@ int bench(const BenchOptions& options) {
   int failures = 0;
   for (size_t i = 0; i < jobs.size(); ++i) {
     auto& job = jobs[i];
-    progress("[" + std::to_string(i + 1) + "/" + std::to_string(jobs.size()) + "] " + job.op->name +
-             " " + job.one.name + " " + job.one.text);
+    progress(std::to_string(i + 1) + "/" + std::to_string(jobs.size()) + ": " + job.op->name + " " +
+             job.one.name + " " + job.one.text);
     Measurement m;
     m.one = job.one;
     auto problem = options.list ? bench.list(job.op, m) : bench.measure(job.op, m);

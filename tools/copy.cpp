@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "graph.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -108,6 +110,11 @@ std::string Copies::prepare(kvops_device device, int64_t bytes, int64_t span, in
   return "";
 }
 
+void Copies::use_stream(void* stream, bool kernels) {
+  stream_ = stream;
+  for (int i = 0; kernels && i < kCopyKernels; ++i) kinds_.push_back({"kernel", nullptr, false, i});
+}
+
 void Copies::sleep() {
   if (team_) team_->rest(true);
 }
@@ -124,7 +131,8 @@ bool Copies::run(size_t kind, size_t i) {
   auto* dst = static_cast<char*>(dst_.data()) + offset;
   auto* src = static_cast<const char*>(src_.data()) + offset;
   auto& k = kinds_[kind];
-  if (!k.copy) return kvops_copy(device_, nullptr, dst, src, size_) == KVOPS_OK;
+  if (k.kernel >= 0) return copy_by_kernel(k.kernel, stream_, dst, src, size_);
+  if (!k.copy) return kvops_copy(device_, stream_, dst, src, size_) == KVOPS_OK;
   if (!k.team) {
     k.copy(dst, src, size_t(size_));
     return true;

@@ -38,6 +38,8 @@ class Copies {
   // Copies of bytes / 2, which read and write bytes in all: through `span` bytes
   // of memory, or (0) in the same place over and over. "" or what went wrong.
   std::string prepare(kvops_device device, int64_t bytes, int64_t span, int threads);
+  // A GPU's copies run on this stream: by its driver and, where graphs are replayed, by kernels.
+  void use_stream(void* stream, bool kernels);
   size_t kinds() const { return kinds_.size(); }
   const char* name(size_t kind) const { return kinds_[kind].name; }
   bool is_team(size_t kind) const { return kinds_[kind].team; }
@@ -53,10 +55,12 @@ class Copies {
     const char* name;
     Function copy;
     bool team;
+    int kernel = -1;
   };
   std::vector<Kind> kinds_;
   kvops_device device_{};
   int64_t size_ = 0, places_ = 1;
+  void* stream_ = nullptr;
   cases::Buffer src_, dst_;
   std::unique_ptr<Team> team_;
 };

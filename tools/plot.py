@@ -39,11 +39,12 @@ def seconds_text(us):
 
 
 def markdown(rows):
-    lines = ["| operator | case | which | time | GB/s | of a copy |", "|---|---|---|--:|--:|--:|"]
+    lines = ["| operator | case | which | time | GB/s | copy | of a copy |",
+             "|---|---|---|--:|--:|--:|--:|"]
     for (_, row), call in zip(rows, calls(rows)):
         lines.append(f"| {row['op']} | {row['case']} | {call} | "
                      f"{seconds_text(row['us'])} | {row['gb_per_s']:.1f} | "
-                     f"{100 * row['of_copy']:.0f} % |")
+                     f"{seconds_text(row['copy_us'])} | {100 * row['of_copy']:.0f} % |")
     return "\n".join(lines)
 
 

@@ -210,12 +210,14 @@ std::string Memory::cache_addresses(std::vector<int64_t>& values) {
 }
 
 std::string Memory::upload(void* data, const std::vector<std::byte>& pattern, int64_t bytes) {
-  auto step = int64_t(pattern.size());
-  if (bytes && !step) return error();
-  for (int64_t at = 0; at < bytes; at += step) {
-    auto part = std::min(step, bytes - at);
-    auto* to = static_cast<std::byte*>(data) + at;
-    if (kvops_copy(device_, nullptr, to, pattern.data(), part)) return error();
+  auto done = std::min(int64_t(pattern.size()), bytes);
+  if (bytes && !done) return error();
+  if (kvops_copy(device_, nullptr, data, pattern.data(), done)) return error();
+  while (done < bytes) {  // whole patterns, twice as many each time
+    auto part = std::min(done, bytes - done);
+    auto* to = static_cast<std::byte*>(data) + done;
+    if (kvops_copy(device_, nullptr, to, data, part)) return error();
+    done += part;
   }
   return kvops_stream_synchronize(device_, nullptr) ? error() : "";
 }
@@ -266,6 +268,14 @@ std::string Memory::fill(const Layout& layout, kvops_device device, int sets) {
     harness::fill_plan(layout.op->name, calls_.back().data(), true);
   }
   return "";
+}
+
+void Memory::use_stream(void* stream) {
+  for (auto& call : calls_)
+    for (auto& tensor : layout_->tensors) {
+      auto& slot = tensor_at(call.data(), tensor.info);
+      if (slot.device.type != KVOPS_CPU) slot.stream = stream;
+    }
 }
 
 }  // namespace kvops::cases

@@ -36,6 +36,8 @@ class Memory {
  public:
   // Allocates and fills `sets` calls; "" or what went wrong.
   std::string fill(const Layout& layout, kvops_device device, int sets);
+  // The stream of all calls; they have none before.
+  void use_stream(void* stream);
 
   // The struct of set i, ready for kvops_call().
   const void* call(size_t set) const { return calls_[set].data(); }
