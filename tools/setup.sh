@@ -9,7 +9,7 @@ packages="g++ cmake ninja-build libhwy-dev libcli11-dev python3 python3-venv"
 python_packages="numpy ml_dtypes safetensors tokenizers"
 if [ "$what" = check ]; then
   packages="$packages catch2 clang-format clang-tidy libclang-rt-14-dev hipcc cargo golang-go git"
-  packages="$packages pkg-config binutils libomp-dev"
+  packages="$packages pkg-config binutils libomp-dev python3-torch"
   python_packages="$python_packages pytest scikit-build-core matplotlib"
 fi
 

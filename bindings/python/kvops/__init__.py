@@ -31,6 +31,17 @@ from .operators import Call, Operator, Query, call, ops, prepare, query, workspa
 from .options import set_log, set_num_threads, set_option
 
 __version__ = ".".join(str(part) for part in version())
+
+
+def __getattr__(name):
+    """kvops.torch, and PyTorch with it, is imported when it is first asked for."""
+    if name == "torch":
+        import importlib
+
+        return importlib.import_module(".torch", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Call",
     "DeviceInfo",
