@@ -155,7 +155,9 @@ def test_a_gpu_gives_what_the_cpu_gives(name, i, device):
         for n in written(name):  # in any order
             assert torch.equal(here[n].cpu().sort()[0], there[n].sort()[0])
         return
-    for n in written(name)[:1 if name == "paged_attention_v2" else None]:
+    # Where nvfp4 puts V's scales is the reader's choice, and a GPU's reader has another one.
+    nvfp4 = "nvfp4" in SAMPLES[name][i][0] and name == "reshape_and_cache_flash"
+    for n in written(name)[:1 if name == "paged_attention_v2" or nvfp4 else None]:
         if there[n] is not None:
             compare(name, here[n].cpu(), there[n], f"argument {n}")
 
@@ -197,3 +199,49 @@ def test_structs_are_shared_by_no_two_calls():
     assert first[0] is not second[0]
     call._free.append(first)
     assert call._take()[0] is first[0]
+
+
+def test_a_form_sees_every_change():
+    """Another shape, stride, dtype or address of the same tensors is another call."""
+    op, weight = torch.ops._C.rms_norm, torch.ones(64)
+    x, out = torch.randn(8, 128), torch.zeros(8, 64)
+
+    def check(x, out, weight=weight):
+        out.fill_(7)
+        op(out, x, weight, 1e-6)
+        want = x.double() * torch.rsqrt((x.double() ** 2).mean(-1, keepdim=True) + 1e-6)
+        torch.testing.assert_close(out.double(), want, rtol=1e-2, atol=1e-2)
+
+    for _ in range(2):
+        check(x[:, :64], out)
+        check(x[:, 64:], out)
+        check(x[:4, :64], out[:4])
+        check(x[:4, :64].contiguous(), out[4:])
+        check(x[:, :64].bfloat16(), out.bfloat16(), weight.bfloat16())
+    with pytest.raises(kvops.Error, match="out: shape"):
+        op(out[:4], x[:, :64], weight, 1e-6)
+    same = x[:, :64]
+    check(same, out)
+    same.data = torch.randn(8, 64)
+    check(same, out)
+    for rows in range(1, 600):  # more layouts than are kept
+        op(torch.zeros(rows, 1), torch.ones(rows, 1), torch.ones(1), 0.0)
+    check(same, out)
+
+
+def test_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    def work(seed):
+        x = torch.full((3, 64), float(seed + 1))
+        for _ in range(300):
+            out = torch.zeros(3, 32)
+            torch.ops._C.mul_and_silu(out, x)
+            assert torch.equal(out, expected[seed])
+        return True
+
+    expected = [torch.zeros(3, 32) for _ in range(8)]
+    for seed, out in enumerate(expected):
+        torch.ops._C.mul_and_silu(out, torch.full((3, 64), float(seed + 1)))
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))

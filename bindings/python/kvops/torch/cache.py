@@ -1,12 +1,14 @@
 # vLLM's cache operators (_C_cache_ops) as calls of the library: writes, moves and gathers. Each
 # function has its schema's name and arguments. Scales are passed where the cache is fp8 only:
 # elsewhere vLLM's callers may give anything for them.
+from functools import lru_cache, partial
+
 import torch
 
 from .._library import Error, Status
-from . import formats
-from .calls import Call, as_bytes, as_dtype, first, kernel, one
+from .calls import Call, Form, as_bytes, as_dtype, first, kernel, one
 from .formats import (
+    DTYPES,
     NO_LAYOUT,
     NVFP4,
     PLAIN,
@@ -17,70 +19,91 @@ from .formats import (
     fp8_encoding,
     is_f8,
     mla_format,
+    v_scale_layout,
 )
 
 # ---- writes --------------------------------------------------------------------------------------
 
-_reshape_and_cache = Call("reshape_and_cache")
-_reshape_and_cache_flash = Call("reshape_and_cache_flash")
-_concat_and_cache_mla = Call("concat_and_cache_mla")
-_concat_and_cache_mla_rope_fused = Call("concat_and_cache_mla_rope_fused")
-_concat_and_cache_mla_grouped = Call("concat_and_cache_mla_grouped")
-_indexer_k_quant_and_cache = Call("indexer_k_quant_and_cache")
+def _scaled_caches(op, kv_cache_dtype, index, caches, tensors, scales):
+    """(Form, are scales given) of a writer whose caches are plain or fp8."""
+    dtype = cache_dtype(op, kv_cache_dtype, index)
+    if not is_f8(kv_cache_dtype):
+        return Form(op, tensors), False
+    seen = {name: partial(as_dtype, dtype=dtype) for name in caches.split()}
+    seen.update({name: one for name in scales.split()})
+    return Form(op, f"{tensors} {scales}", **seen), True
+
+
+@lru_cache(maxsize=None)
+def _packed(kv_cache_dtype, index):
+    return _scaled_caches("reshape_and_cache", kv_cache_dtype, index, "key_cache value_cache",
+                          "key value key_cache value_cache slot_mapping", "k_scale v_scale")
 
 
 @kernel
 def reshape_and_cache(key, value, key_cache, value_cache, slot_mapping, kv_cache_dtype, k_scale,
                       v_scale):
-    dtype = cache_dtype("reshape_and_cache", kv_cache_dtype, key_cache.get_device())
-    if not is_f8(kv_cache_dtype):
-        _reshape_and_cache((key, value, key_cache, value_cache, slot_mapping, None, None, None))
-        return
-    _reshape_and_cache((key, value, as_dtype(key_cache, dtype), as_dtype(value_cache, dtype),
-                        slot_mapping, one(k_scale), one(v_scale), None))
+    form, scaled = _packed(kv_cache_dtype, key_cache.get_device())
+    if scaled:
+        form((key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale))
+    else:
+        form((key, value, key_cache, value_cache, slot_mapping))
+
+
+@lru_cache(maxsize=None)
+def _flash(kv_cache_dtype, index):
+    op, tensors, scales = ("reshape_and_cache_flash",
+                           "key value key_cache value_cache slot_mapping", "k_scale v_scale")
+    if kv_cache_dtype in NVFP4:
+        form = Form(op, f"{tensors} {scales}", key_cache=as_bytes, value_cache=as_bytes,
+                    k_scale=one, v_scale=one)
+        return form, True, (NVFP4[kv_cache_dtype], v_scale_layout(index))
+    form, scaled = _scaled_caches(op, kv_cache_dtype, index, "key_cache value_cache", tensors,
+                                  scales)
+    return form, scaled, (PLAIN, NO_LAYOUT)
 
 
 @kernel
 def reshape_and_cache_flash(key, value, key_cache, value_cache, slot_mapping, kv_cache_dtype,
                             k_scale, v_scale):
-    index = key_cache.get_device()
-    number = NVFP4.get(kv_cache_dtype)
-    if number is not None:
-        _reshape_and_cache_flash(
-            (key, value, as_bytes(key_cache), as_bytes(value_cache), slot_mapping, one(k_scale),
-             one(v_scale), None), (number, formats.v_scale_layout(index)))
-        return
-    dtype = cache_dtype("reshape_and_cache_flash", kv_cache_dtype, index)
-    if is_f8(kv_cache_dtype):
-        _reshape_and_cache_flash(
-            (key, value, as_dtype(key_cache, dtype), as_dtype(value_cache, dtype), slot_mapping,
-             one(k_scale), one(v_scale), None), (PLAIN, NO_LAYOUT))
+    form, scaled, numbers = _flash(kv_cache_dtype, key_cache.get_device())
+    if scaled:
+        form((key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale), numbers)
     else:
-        _reshape_and_cache_flash((key, value, key_cache, value_cache, slot_mapping, None, None,
-                                  None), (PLAIN, NO_LAYOUT))
+        form((key, value, key_cache, value_cache, slot_mapping), numbers)
+
+
+@lru_cache(maxsize=None)
+def _mla(op, tensors, kv_cache_dtype, index):
+    """(Form, is a scale given, format, encoding) of the two writers of MLA entries."""
+    number, _dtype = mla_format(op, kv_cache_dtype, index)
+    if number != PLAIN:
+        return Form(op, tensors, kv_cache=as_bytes), False, number, fp8_encoding(index)
+    form, scaled = _scaled_caches(op, kv_cache_dtype, index, "kv_cache", tensors, "kv_scale")
+    return form, scaled, PLAIN, fp8_encoding(index)
 
 
 @kernel
 def concat_and_cache_mla(kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, scale):
-    index = kv_cache.get_device()
-    number, dtype = mla_format("concat_and_cache_mla", kv_cache_dtype, index)
-    scaled = number == PLAIN and is_f8(kv_cache_dtype)
-    cache = as_dtype(kv_cache, dtype) if scaled or number else kv_cache
-    _concat_and_cache_mla((kv_c, k_pe, cache, slot_mapping, one(scale) if scaled else None, None),
-                          (number, ds_mla_rule(), fp8_encoding(index)))
+    form, scaled, number, encoding = _mla("concat_and_cache_mla", "kv_c k_pe kv_cache slot_mapping",
+                                          kv_cache_dtype, kv_cache.get_device())
+    more = (scale,) if scaled else ()
+    form((kv_c, k_pe, kv_cache, slot_mapping, *more), (number, ds_mla_rule(), encoding))
 
 
 @kernel
 def concat_and_cache_mla_rope_fused(positions, q_pe, k_pe, kv_c, cos_sin_cache, is_neox,
                                     slot_mapping, kv_cache, kv_cache_dtype, kv_cache_scale):
-    index = kv_cache.get_device()
-    number, dtype = mla_format("concat_and_cache_mla_rope_fused", kv_cache_dtype, index)
-    scaled = number == PLAIN and is_f8(kv_cache_dtype)
-    cache = as_dtype(kv_cache, dtype) if scaled or number else kv_cache
-    _concat_and_cache_mla_rope_fused(
-        (positions, q_pe, k_pe, kv_c, cos_sin_cache, cache, slot_mapping,
-         one(kv_cache_scale) if scaled else None, None),
-        (is_neox, number, ds_mla_rule(), fp8_encoding(index)))
+    form, scaled, number, encoding = _mla(
+        "concat_and_cache_mla_rope_fused",
+        "positions q_pe k_pe kv_c cos_sin_cache kv_cache slot_mapping", kv_cache_dtype,
+        kv_cache.get_device())
+    more = (kv_cache_scale,) if scaled else ()
+    form((positions, q_pe, k_pe, kv_c, cos_sin_cache, kv_cache, slot_mapping, *more),
+         (is_neox, number, ds_mla_rule(), encoding))
+
+
+_concat_and_cache_mla_grouped = Call("concat_and_cache_mla_grouped")
 
 
 @kernel
@@ -91,17 +114,19 @@ def concat_and_cache_mla_grouped(kv_c, k_pe, kv_cache_ptrs, slot_mapping, block_
     # num_blocks 0: how many blocks the caches have is not in vLLM's call, slots are not bounded.
     _concat_and_cache_mla_grouped(
         (kv_c, k_pe, kv_cache_ptrs, slot_mapping, kv_scales, None),
-        (dtype or formats.DTYPES[kv_c.dtype], 0, block_size, block_stride, entry_stride, number,
+        (dtype or DTYPES[kv_c.dtype], 0, block_size, block_stride, entry_stride, number,
          ds_mla_rule(), fp8_encoding(index)))
+
+
+_indexer = Form("indexer_k_quant_and_cache", "k kv_cache slot_mapping", kv_cache=as_bytes)
 
 
 @kernel
 def indexer_k_quant_and_cache(k, kv_cache, slot_mapping, quant_block_size, kv_cache_dtype):
     """The last argument, whatever its name, is the format of the scales."""
-    _indexer_k_quant_and_cache(
-        (k, as_bytes(kv_cache), slot_mapping, None),
-        (quant_block_size, SCALE_RULES["pow2" if kv_cache_dtype == "ue8m0" else "raw"],
-         fp8_encoding(kv_cache.get_device())))
+    rule = SCALE_RULES["pow2" if kv_cache_dtype == "ue8m0" else "raw"]
+    _indexer((k, kv_cache, slot_mapping),
+             (quant_block_size, rule, fp8_encoding(kv_cache.get_device())))
 
 
 # ---- moves ---------------------------------------------------------------------------------------
@@ -109,7 +134,7 @@ def indexer_k_quant_and_cache(k, kv_cache, slot_mapping, quant_block_size, kv_ca
 _swap_blocks = Call("swap_blocks")
 _swap_blocks_batch = Call("swap_blocks_batch")
 _convert_fp8 = Call("convert_fp8")
-_concat_mla_q = Call("concat_mla_q")
+_concat_mla_q = Form("concat_mla_q", "ql_nope q_pe out")
 
 
 @kernel

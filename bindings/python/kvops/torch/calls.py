@@ -1,13 +1,16 @@
 # From torch tensors to a call of the library: each tensor becomes the 128 bytes of kvops_tensor in
-# the operator's struct, written by one pack per tensor. No array is made, nothing is copied.
+# the operator's struct. No array is made, nothing is copied.
 #
 #   [struct_size | tensor | tensor | ... | number | number ...]   tensors first, in every operator
 #
-# The structs of an operator are kept and used again; a call takes one from the list and puts it
-# back, so that threads never share one. A tensor is a torch.Tensor, None (absent), or a tuple
-# (tensor, dtype, shape, strides) when it is to be seen otherwise than torch sees it.
+# A Call writes them all, every time. A Form, for the operators of every layer, keeps a struct for
+# each combination of shapes, strides, dtypes and devices that it meets: then only addresses,
+# numbers and a changed stream are written. Structs are taken from a list and put back, so that
+# threads never share one.
 import ctypes
 import struct
+from array import array
+from operator import attrgetter
 
 import torch
 
@@ -42,7 +45,11 @@ _current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # needs 
 
 
 class Call:
-    """An operator, ready to be called with tensors and numbers in the order of its struct."""
+    """An operator, to be called with tensors and numbers in the order of its struct.
+
+    A tensor is a torch.Tensor, None (absent), or a tuple (tensor, dtype, shape, strides) when it is
+    to be seen otherwise than torch sees it.
+    """
 
     def __init__(self, name):
         op = ops[name]
@@ -51,10 +58,11 @@ class Call:
         self.tensors = kinds.count(TENSOR)
         assert kinds[: self.tensors] == [TENSOR] * self.tensors, name
         codes = {REAL: "d", INT: "q"}
-        self._numbers = struct.Struct("=" + "".join(codes[k] for k in kinds[self.tensors :]))
-        self._tail = 8 + _TENSOR_BYTES * self.tensors
+        codes = "".join(codes[k] for k in kinds[self.tensors :])
+        self.numbers = struct.Struct("=" + codes).pack_into
+        self.tail = 8 + _TENSOR_BYTES * self.tensors
         self._free = []
-        names = list(op.arguments)
+        self.names = names = list(op.arguments)
         self._sized = 8 + _TENSOR_BYTES * names.index(op.sized) if op.sized else 0
 
     def _take(self):
@@ -65,7 +73,7 @@ class Call:
             args.struct_size = self.op.size
             return args, ctypes.byref(args)
 
-    def _fill(self, args, tensors, numbers):
+    def fill_tensors(self, args, tensors):
         offset, last, stream = 8, -1, 0
         for tensor in tensors:
             if tensor is None:
@@ -87,10 +95,13 @@ class Call:
                     _PACK[rank](args, offset, tensor.data_ptr(), GPU, index, dtype, rank, *shape,
                                 *strides, stream)
             offset += _TENSOR_BYTES
-        self._numbers.pack_into(args, self._tail, *numbers)
+
+    def _fill(self, args, tensors, numbers):
+        self.fill_tensors(args, tensors)
+        self.numbers(args, self.tail, *numbers)
 
     def _refused(self, offset, tensor, rank):
-        name = list(self.op.arguments)[(offset - 8) // _TENSOR_BYTES]
+        name = self.names[(offset - 8) // _TENSOR_BYTES]
         what = (f"rank is {rank}, expected at most {MAX_RANK}" if rank > MAX_RANK else
                 f"dtype is {tensor.dtype}, which has no counterpart")
         return Error(f"{self.name}: {name}: {what}", op=self.name, argument=name)
@@ -131,6 +142,81 @@ class Call:
                      stream)
         status = self.run(pointer)
         self._free.append(taken)
+        if status:
+            raise last_error(status)
+
+
+_look = attrgetter("shape", "dtype")
+_strides, _device, _address = (getattr(torch.Tensor, n) for n in ("stride", "get_device",
+                                                                  "data_ptr"))
+_KEPT = 256  # layouts of a form: batches come in few sizes, prompts in many
+
+
+class Form:
+    """An operator with some of its tensors, by name, in the order of its struct; no others.
+
+    seen: name -> a function that makes of the tensor what Call takes, and looks at nothing but its
+    shape, strides, dtype and device.
+    """
+
+    def __init__(self, name, given, **seen):
+        self._call = Call(name)
+        given = given.split()
+        places = [self._call.names.index(n) for n in given]
+        assert places == sorted(places) and set(seen) <= set(given), name
+        self._places, self._seen = places, [seen.get(n) for n in given]
+        words = [1 + 16 * i for i in places]  # where the addresses are
+        step = words[1] - words[0] if len(words) > 1 else 1
+        stop = words[0] + step * len(words)
+        self._slice = slice(words[0], stop, step) if list(range(words[0], stop, step)) == words \
+            else None
+        self._words = words
+        self._layouts = {}
+
+    def _layout(self, key, tensors):
+        """[structs that are free, those to copy new ones from, the device of the GPU tensors]."""
+        if len(self._layouts) >= _KEPT:
+            self._layouts.clear()
+        call = self._call
+        absent = [None] * call.tensors
+        for place, tensor, seen in zip(self._places, tensors, self._seen):
+            absent[place] = seen(tensor) if seen else tensor
+        args = call.op.struct()
+        args.struct_size = call.op.size
+        call.fill_tensors(args, absent)
+        index = max(map(_device, tensors))
+        on_gpu = [16 + 16 * i for i, t in zip(self._places, tensors) if t.get_device() >= 0]
+        self._layouts[key] = layout = ([], args, index, on_gpu)
+        return layout
+
+    def _struct(self, layout):
+        args = self._call.op.struct.from_buffer_copy(layout[1])
+        words = memoryview(args).cast("B").cast("Q")
+        return args, words, ctypes.byref(args)
+
+    def __call__(self, tensors, numbers=()):
+        key = (*map(_look, tensors), *map(_strides, tensors), *map(_device, tensors))
+        layout = self._layouts.get(key) or self._layout(key, tensors)
+        try:
+            taken = layout[0].pop()
+        except IndexError:
+            taken = self._struct(layout)
+        args, words, pointer = taken
+        if self._slice:
+            words[self._slice] = array("Q", map(_address, tensors))
+        else:
+            for word, tensor in zip(self._words, tensors):
+                words[word] = tensor.data_ptr()
+        if layout[2] >= 0:
+            stream, places = _current_stream(layout[2]), layout[3]
+            if words[places[0]] != stream:
+                for place in places:
+                    words[place] = stream
+        call = self._call
+        if numbers:
+            call.numbers(args, call.tail, *numbers)
+        status = call.run(pointer)
+        layout[0].append(taken)
         if status:
             raise last_error(status)
 

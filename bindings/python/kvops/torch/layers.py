@@ -1,60 +1,68 @@
 # vLLM's norms, rotary embedding, activations and int8 quantisation as calls of the library. Each
 # function has its schema's name and arguments.
-from .calls import KERNELS, Call, kernel, one, unit_stride
+from .calls import KERNELS, Call, Form, kernel, one, unit_stride
 
-_rms_norm = Call("rms_norm")
-_fused_add_rms_norm = Call("fused_add_rms_norm")
-_rotary_embedding = Call("rotary_embedding")
-_fatrelu_and_mul = Call("fatrelu_and_mul")
-_swigluoai_and_mul = Call("swigluoai_and_mul")
-_silu_and_mul_with_clamp = Call("silu_and_mul_with_clamp")
+_rms_norm = Form("rms_norm", "input weight out")
+_rms_norm_alone = Form("rms_norm", "input out")
+_fused_add_rms_norm = Form("fused_add_rms_norm", "input residual weight")
+_fused_add_rms_norm_alone = Form("fused_add_rms_norm", "input residual")
+_rotary_embedding = Form("rotary_embedding", "positions query key cos_sin_cache")
+_rotary_embedding_alone = Form("rotary_embedding", "positions query cos_sin_cache")
 _static_int8 = Call("static_scaled_int8_quant")
 _dynamic_int8 = Call("dynamic_scaled_int8_quant")
 
 
 @kernel
 def rms_norm(result, input, weight, epsilon):
-    _rms_norm((unit_stride(input), weight, result), (epsilon,))
+    input = unit_stride(input)
+    if weight is None:
+        _rms_norm_alone((input, result), (epsilon,))
+    else:
+        _rms_norm((input, weight, result), (epsilon,))
 
 
 @kernel
 def fused_add_rms_norm(input, residual, weight, epsilon):
-    _fused_add_rms_norm((input, residual, weight), (epsilon,))
+    if weight is None:
+        _fused_add_rms_norm_alone((input, residual), (epsilon,))
+    else:
+        _fused_add_rms_norm((input, residual, weight), (epsilon,))
 
 
 @kernel
 def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, rope_dim_offset=0,
                      inverse=False):
-    _rotary_embedding((positions, query, key, cos_sin_cache, None),
-                      (head_size, rope_dim_offset, is_neox, inverse))
+    numbers = head_size, rope_dim_offset, is_neox, inverse
+    if key is None:
+        _rotary_embedding_alone((positions, query, cos_sin_cache), numbers)
+    else:
+        _rotary_embedding((positions, query, key, cos_sin_cache), numbers)
 
 
 def _gated(name):
-    call = Call(name)
+    form = Form(name, "input out")
 
-    def function(out, input):
-        call((input, out))
+    def function(out, input, *numbers):
+        form((input, out), numbers)
 
-    KERNELS[name] = function
-
-
-for _name in ("silu_and_mul", "mul_and_silu", "gelu_and_mul", "gelu_tanh_and_mul"):
-    _gated(_name)
+    return function
 
 
-@kernel
-def fatrelu_and_mul(out, input, threshold):
-    _fatrelu_and_mul((input, out), (threshold,))
+for _name in ("silu_and_mul", "mul_and_silu", "gelu_and_mul", "gelu_tanh_and_mul",
+              "fatrelu_and_mul"):
+    KERNELS[_name] = _gated(_name)
+_swigluoai_and_mul = _gated("swigluoai_and_mul")
+_silu_and_mul_with_clamp = _gated("silu_and_mul_with_clamp")
 
 
 @kernel
 def swigluoai_and_mul(out, input, alpha=1.702, limit=7.0):
-    _swigluoai_and_mul((input, out), (alpha, limit))
+    _swigluoai_and_mul(out, input, alpha, limit)
 
 
 @kernel
 def silu_and_mul_with_clamp(result, input, limit, alpha=1.0, beta=0.0):
-    _silu_and_mul_with_clamp((input, result), (limit, alpha, beta))
+    _silu_and_mul_with_clamp(result, input, limit, alpha, beta)
 
 
 def _rows(tensor):
