@@ -1,15 +1,17 @@
 // bench_calls FOLDER [OPERATOR]: the host's nanoseconds in one call on a GPU, from validation to
 // launch, for every operator of the CUDA column: the smallest case of FOLDER/<op>.txt (tests/cases)
-// that works on something. Beside it those of the driver alone: the kernels of the call, taken from
-// a captured graph, launched again by cuLaunchKernel with the same arguments. What is left is ours
-// and the CUDA runtime's. Medians of batches that the device's queue takes without waiting; a
-// benchmark, not a test.
+// that has something to do. Beside it the launches alone: the kernels of the call, taken from a
+// captured graph, queued again with the same arguments by the driver's cuLaunchKernel and by the
+// runtime's cudaLaunchKernelExC. What the call takes beyond the latter is ours. The three take
+// turns, so that they see the same machine; medians of batches that the device's queue takes
+// without waiting. A benchmark, not a test.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <functional>
 
 #include "gpu/device.h"
 #include "work.h"
@@ -18,7 +20,7 @@ namespace {
 
 using namespace proof;
 
-constexpr int kBatch = 50, kBatches = 401;
+constexpr int kBatch = 40, kBatches = 301;
 
 template <class F>
 F* driver(const char* name) {
@@ -28,23 +30,29 @@ F* driver(const char* name) {
   return reinterpret_cast<F*>(function);
 }
 
-// Nanoseconds of one of a batch's calls.
-template <class Call>
-double median_ns(const test::Stream& stream, Call&& call) {
-  std::vector<double> samples;
-  for (int b = 0; b < kBatches; ++b) {
+using Call = std::function<bool()>;
+
+// Nanoseconds of each of the calls; negative: it fails.
+std::vector<double> medians(const test::Stream& stream, const std::vector<Call>& calls) {
+  std::vector<std::vector<double>> samples(calls.size());
+  for (int b = 0; b < kBatches * int(calls.size()); ++b) {
+    const size_t which = size_t(b) % calls.size();
     const auto begin = std::chrono::steady_clock::now();
-    for (int i = 0; i < kBatch; ++i)
-      if (!call()) return -1;
+    bool ok = true;
+    for (int i = 0; i < kBatch; ++i) ok = calls[which]() && ok;
     const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
-    samples.push_back(took.count() / kBatch);
+    samples[which].push_back(ok ? took.count() / kBatch : -1e9);
     stream.wait();
   }
-  std::nth_element(samples.begin(), samples.begin() + kBatches / 2, samples.end());
-  return samples[kBatches / 2];
+  std::vector<double> all;
+  for (auto& s : samples) {
+    std::nth_element(s.begin(), s.begin() + kBatches / 2, s.end());
+    all.push_back(s[kBatches / 2]);
+  }
+  return all;
 }
 
-// The kernels of one call; empty when it has other nodes as well.
+// The kernels of one call; empty when it has other nodes as well. The graph must live as long.
 std::vector<CUDA_KERNEL_NODE_PARAMS> kernels_of(cudaGraph_t graph) {
   static auto* params =
       driver<CUresult(CUgraphNode, CUDA_KERNEL_NODE_PARAMS*)>("cuGraphKernelNodeGetParams");
@@ -54,30 +62,24 @@ std::vector<CUDA_KERNEL_NODE_PARAMS> kernels_of(cudaGraph_t graph) {
   cudaGraphGetNodes(graph, nodes.data(), &count);
   std::vector<CUDA_KERNEL_NODE_PARAMS> kernels(count);
   for (size_t i = 0; i < count; ++i)
-    if (!params || params(nodes[i], &kernels[i])) return {};
+    if (!params || params(nodes[i], &kernels[i]) || !kernels[i].func || !kernels[i].kern) return {};
   return kernels;
 }
 
-double launches_ns(const test::Stream& stream, Work& work) {
+bool launch_by_driver(const CUDA_KERNEL_NODE_PARAMS& k, cudaStream_t stream) {
   static auto* launch =
       driver<CUresult(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
                       unsigned, CUstream, void**, void**)>("cuLaunchKernel");
-  auto* s = static_cast<cudaStream_t>(stream.get());
-  cudaGraph_t graph = nullptr;
-  cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal);
-  const bool called = !work.call();
-  if (cudaStreamEndCapture(s, &graph) || !called) return -1;
-  const auto kernels = kernels_of(graph);
-  auto one = [&](const CUDA_KERNEL_NODE_PARAMS& k) {
-    auto function = k.func ? k.func : reinterpret_cast<CUfunction>(k.kern);
-    return !launch(function, k.gridDimX, k.gridDimY, k.gridDimZ, k.blockDimX, k.blockDimY,
-                   k.blockDimZ, k.sharedMemBytes, s, k.kernelParams, k.extra);
-  };
-  const double ns = kernels.empty() || !launch ? -1 : median_ns(stream, [&] {
-    return std::all_of(kernels.begin(), kernels.end(), one);
-  });
-  cudaGraphDestroy(graph);
-  return ns;
+  return launch && !launch(k.func, k.gridDimX, k.gridDimY, k.gridDimZ, k.blockDimX, k.blockDimY,
+                           k.blockDimZ, k.sharedMemBytes, stream, k.kernelParams, k.extra);
+}
+
+bool launch_by_runtime(const CUDA_KERNEL_NODE_PARAMS& k, cudaStream_t stream) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(k.gridDimX, k.gridDimY, k.gridDimZ);
+  config.blockDim = dim3(k.blockDimX, k.blockDimY, k.blockDimZ);
+  config.dynamicSmemBytes = k.sharedMemBytes, config.stream = stream;
+  return !cudaLaunchKernelExC(&config, k.kern, k.kernelParams);
 }
 
 bool measure(const Options& o, const kvops_op_info& op) {
@@ -87,15 +89,30 @@ bool measure(const Options& o, const kvops_op_info& op) {
   if (list.empty()) return std::printf("%-32s has no case\n", op.name), false;
   auto& c = *std::min_element(list.begin(), list.end(), smaller);
   test::Stream stream;
-  Work work(op, c, test::kGpu, stream.get());
+  auto* s = static_cast<cudaStream_t>(stream.get());
+  Work work(op, c, test::kGpu, s);
   const auto error = work.prepare(o.seed);
   if (!error.empty()) return std::printf("%-32s %s\n", op.name, error.c_str()), false;
-  const double all = median_ns(stream, [&] { return !work.call(); });
-  const double theirs = launches_ns(stream, work);
-  if (all < 0) return std::printf("%-32s %s\n", op.name, kvops_last_error()), false;
-  std::printf("%-32s %6.0f ns", op.name, all);
-  if (theirs > 0) std::printf(", of which the driver %6.0f, ours %6.0f", theirs, all - theirs);
-  return std::printf("   %s %s\n", c.name.c_str(), c.text.c_str()), true;
+  cudaGraph_t graph = nullptr;
+  cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal);
+  const bool called = !work.call();
+  if (cudaStreamEndCapture(s, &graph) || !called)
+    return std::printf("%-32s %s\n", op.name, kvops_last_error()), false;
+  const auto kernels = kernels_of(graph);
+  std::vector<Call> calls = {[&] { return !work.call(); }};
+  for (auto launch : {launch_by_driver, launch_by_runtime})
+    calls.push_back([&kernels, launch, s] {
+      return std::all_of(kernels.begin(), kernels.end(), [&](auto& k) { return launch(k, s); });
+    });
+  if (kernels.empty()) calls.resize(1);
+  const auto ns = medians(stream, calls);
+  cudaGraphDestroy(graph);
+  std::printf("%-32s %6.0f ns", op.name, ns[0]);
+  if (ns.size() > 1)
+    std::printf(", %zu launches: driver %5.0f, runtime %5.0f; ours %4.0f", kernels.size(), ns[1],
+                ns[2], ns[0] - ns[2]);
+  std::printf("   %s %s\n", c.name.c_str(), c.text.c_str());
+  return ns[0] > 0;
 }
 
 }  // namespace
