@@ -5,13 +5,14 @@
 TABLE is src/ops.def; ARCHITECTURES as in CMake: "80-real,90,120-virtual"; the objects are those
 of src/gpu and src/cuda, <stem>.cu.o. Reads the containers that nvcc puts into .nv_fatbin: a header,
 then entries of PTX (1) or ELF (2), compressed by zstd. Prints kernels and bytes of each operator.
-An operator's kernels are in the object of its name, or of the longest stem that begins it; the
-swaps are copies and may have none. Every container must be in the library as it is. What a package
+An operator's kernels are those of the object that defines its function and of all that this one
+refers to; the swaps may do without. Every container must be in the library as it is. What a package
 with all architectures will have is estimated, and must stay below 100 MB.
 """
 import ctypes
 import re
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -76,43 +77,54 @@ def wanted(architectures):
     return pairs
 
 
-def home(op, stems):
-    """The stem whose object has the kernels of an operator; None: there is none."""
-    fits = [s for s in stems if op == s or op.startswith(s + "_")]
-    return max(fits, key=len, default=None)
+class Object:
+    """A compiled source: its kernels, the functions it defines and those it refers to."""
+
+    def __init__(self, path):
+        self.found, self.containers = [], []
+        for container, header in containers(Path(path).read_bytes()):
+            self.containers.append(container)
+            self.found += entries(container, header)
+        self.bytes = sum(entry[3] for entry in self.found)
+        lines = subprocess.run(["nm", path], capture_output=True, text=True, check=True).stdout
+        pairs = [line.split()[-2:] for line in lines.splitlines()]
+        self.undefined = {name for kind, name in pairs if kind == "U"}
+        self.defined = {name for kind, name in pairs if kind in "TWV"}
 
 
-def main(table, library, architectures, objects):
+def reached(op, objects):
+    """The object that defines an operator's function, and those it leads to."""
+    function = "_ZN5kvops4cuda%d%sERK" % (len(op), op)
+    wave = [o for o in objects if any(name.startswith(function) for name in o.defined)]
+    all_of_them = list(wave)
+    while wave:
+        names = set().union(*(o.undefined for o in wave))
+        wave = [o for o in objects if o not in all_of_them and names & o.defined]
+        all_of_them += wave
+    return all_of_them
+
+
+def main(table, library, architectures, paths):
     ops = [name for name, cuda in
            re.findall(r"KVOPS_OP\((\w+), +\d, (\d), \d,", Path(table).read_text()) if cuda == "1"]
-    code, bad = Path(library).read_bytes(), 0
-    stems = {}
-    for path in objects:
-        stem, found = Path(path).name.split(".")[0], []
-        for container, header in containers(Path(path).read_bytes()):
-            if container not in code:
-                print("%s: its kernels are not in %s" % (stem, library))
-                bad += 1
-            found += entries(container, header)
-        if found:
-            stems.setdefault(stem, []).extend(found)
-    need = wanted(architectures)
-    for op in ops:
-        stem = home(op, stems)
-        if stem is None:
-            bad += op not in NEEDS_NONE
-            print("%-32s %s" % (op, "copies" if op in NEEDS_NONE else "has no object"))
-            continue
-        have = {(kind, number): kernels for kind, number, kernels, _ in stems[stem]}
-        line = ", ".join("%s %d: %d" % ("ptx" if kind == PTX else "sm", number, len(kernels))
-                         for (kind, number), kernels in sorted(have.items()))
-        size = sum(entry[3] for entry in stems[stem])
-        missing = {pair for pair in need if not have.get(pair)}
-        if missing or set(have) - need:
-            line += "; expected exactly %s" % sorted(need)
+    code, bad, need = Path(library).read_bytes(), 0, wanted(architectures)
+    objects = [Object(path) for path in paths if path.endswith(".cu.o")]
+    for path, one in zip((path for path in paths if path.endswith(".cu.o")), objects):
+        if any(container not in code for container in one.containers):
+            print("%s: its kernels are not in %s" % (path, library))
             bad += 1
+    for op in ops:
+        parts, have = reached(op, objects), {}
+        for kind, number, kernels, _ in (entry for part in parts for entry in part.found):
+            have[kind, number] = have.get((kind, number), 0) + len(kernels)
+        line = ", ".join("%s %d: %d" % ("ptx" if kind == PTX else "sm", number, count)
+                         for (kind, number), count in sorted(have.items()))
+        if not parts or (op not in NEEDS_NONE and not all(have.get(pair) for pair in need)):
+            line += "; expected %s" % sorted(need)
+            bad += 1
+        size = sum(part.bytes for part in parts)
         print("%-32s %8d bytes, kernels of %s" % (op, size, line))
-    total = sum(entry[3] for found in stems.values() for entry in found)
+    total = sum(one.bytes for one in objects)
     package = len(code)
     if len(need) < RELEASE_ENTRIES:
         package += round(total * (RELEASE_TIMES / len(need) - 1))
