@@ -68,17 +68,21 @@ std::string threads_case(const kvops_op_info& op, const ShapeCase& c, uint64_t s
   return own.empty() ? other : own;
 }
 
+// Other programs on the device may take memory in between: a leak is there every time.
 std::string memory_case(const kvops_op_info& op, const ShapeCase& c, uint64_t seed) {
   Lane lane(op, c);
   auto error = lane.work.prepare(seed);
   if (error.empty()) error = chain(lane);
-  size_t before = 0, after = 0, total = 0;
-  if (error.empty() && cudaMemGetInfo(&before, &total)) error = "no cudaMemGetInfo";
-  if (error.empty()) error = call(lane.work, kCalls);
-  lane.stream.wait();
-  if (error.empty() && cudaMemGetInfo(&after, &total)) error = "no cudaMemGetInfo";
-  if (error.empty() && before != after)
-    error = std::to_string(before) + " bytes were free, then " + std::to_string(after);
+  for (int attempt = 0; error.empty() && attempt < 3; ++attempt) {
+    size_t before = 0, after = 0, total = 0;
+    if (cudaMemGetInfo(&before, &total)) return "no cudaMemGetInfo";
+    error = call(lane.work, kCalls);
+    lane.stream.wait();
+    if (cudaMemGetInfo(&after, &total)) return "no cudaMemGetInfo";
+    if (before == after) return error;
+    if (error.empty() && attempt == 2)
+      error = std::to_string(before) + " bytes were free, then " + std::to_string(after);
+  }
   return error;
 }
 
