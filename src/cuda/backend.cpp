@@ -14,6 +14,8 @@ namespace kvops::cuda {
 
 namespace {
 
+constexpr int64_t kUnaskedShared = 32 << 10;
+
 constexpr Backend kBackend = {
     [] { return static_cast<const char*>(facts(0).arch); },
     &kDeviceApi,
@@ -53,6 +55,8 @@ const Backend* backend(const char** why) {
 }
 
 int64_t compute_units(const kvops_tensor& on) { return facts(on.device.index).compute_units; }
+int64_t shared_memory(const kvops_tensor& on) { return limits(on.device.index).shared_bytes; }
+int max_cluster(const kvops_tensor& on) { return limits(on.device.index).cluster; }
 
 kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
                            const kvops_tensor& on, void** parameters) {
@@ -62,8 +66,18 @@ kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(unsigned(grid.x), unsigned(grid.y), unsigned(grid.z));
     config.blockDim = dim3(unsigned(grid.threads));
+    config.dynamicSmemBytes = size_t(grid.shared);
     config.stream = static_cast<cudaStream_t>(on.stream);
-    error = cudaLaunchKernelExC(&config, kernel, parameters);
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {unsigned(grid.cluster), 1, 1};
+    config.attrs = &cluster;
+    config.numAttrs = grid.cluster > 1;
+    // What every kernel may have without asking is 48 KiB, static arrays included.
+    if (grid.shared > kUnaskedShared)
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   int(grid.shared));
+    if (!error) error = cudaLaunchKernelExC(&config, kernel, parameters);
   }
   if (error == cudaErrorNoKernelImageForDevice)
     return fail(KVOPS_UNAVAILABLE, op, "launch", "this library has no code for %s, only for %s",

@@ -14,6 +14,7 @@ namespace {
 struct Facts {
   std::once_flag once;
   kvops_device_info info = {};
+  Limits limits = {};
 };
 
 // Two functions of the driver, found through the runtime: libcuda is not linked.
@@ -42,7 +43,8 @@ int64_t attribute(cudaDeviceAttr which, int device) {
   return cudaDeviceGetAttribute(&value, which, device) ? 0 : value;
 }
 
-void read_facts(int device, kvops_device_info& i) {
+void read_facts(int device, Facts& facts) {
+  auto& i = facts.info;
   cudaDeviceProp properties;
   if (!cudaGetDeviceProperties(&properties, device)) {
     std::snprintf(i.name, sizeof i.name, "%.*s", int(sizeof i.name) - 1, properties.name);
@@ -55,6 +57,8 @@ void read_facts(int device, kvops_device_info& i) {
   i.compute_units = std::max<int64_t>(1, attribute(cudaDevAttrMultiProcessorCount, device));
   i.warp_size = attribute(cudaDevAttrWarpSize, device);
   i.fp8_e4m3 = KVOPS_F8_E4M3;
+  facts.limits = {attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                  attribute(cudaDevAttrClusterLaunch, device) ? 8 : 1};
 }
 
 // Runs body with the device current.
@@ -157,12 +161,14 @@ int32_t device_count() {
   return count;
 }
 
-const kvops_device_info& facts(int32_t device) {
+static const Facts& all_facts(int32_t device) {
   static std::vector<Facts> all(static_cast<size_t>(device_count()));
   auto& f = all[size_t(device)];
-  std::call_once(f.once, [&] { read_facts(device, f.info); });
-  return f.info;
+  std::call_once(f.once, [&] { read_facts(device, f); });
+  return f;
 }
+const kvops_device_info& facts(int32_t device) { return all_facts(device).info; }
+const Limits& limits(int32_t device) { return all_facts(device).limits; }
 
 const DeviceApi kDeviceApi = {
     .count = device_count,

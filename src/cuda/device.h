@@ -29,6 +29,11 @@ kvops_status fail_cuda(const char* function, const char* argument, cudaError_t e
 
 // Facts of a device below count(), read once.
 const kvops_device_info& facts(int32_t device);
+struct Limits {
+  int64_t shared_bytes;  // dynamic shared memory of a block
+  int cluster;           // blocks that every device of its generation runs together
+};
+const Limits& limits(int32_t device);
 int32_t device_count();
 
 extern const DeviceApi kDeviceApi;

@@ -9,6 +9,8 @@ namespace kvops::KVOPS_GPU {
 struct Grid {
   int64_t x = 1, y = 1, z = 1;
   int threads = 256;
+  int64_t shared = 0;  // bytes of dynamic shared memory, at most shared_memory()
+  int cluster = 1;     // blocks along x that are on the device together, at most max_cluster()
 };
 
 // Queues a kernel on the device and the stream of the tensor `on`, whatever device is current.
@@ -16,8 +18,11 @@ struct Grid {
 kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
                            const kvops_tensor& on, void** parameters);
 
-// SMs or CUs of the device that the tensor is on.
+// Of the device that the tensor is on: SMs or CUs, bytes of shared memory that a block may have,
+// blocks of a cluster (1: it has none).
 int64_t compute_units(const kvops_tensor& on);
+int64_t shared_memory(const kvops_tensor& on);
+int max_cluster(const kvops_tensor& on);
 
 template <class... P, class... A>
 kvops_status launch(const char* op, void (*kernel)(P...), const Grid& grid, const kvops_tensor& on,

@@ -160,12 +160,15 @@ constexpr Backend kBackend = {
 const Backend* backend(const char** why) { return runtime(why) ? &kBackend : nullptr; }
 
 int64_t compute_units(const kvops_tensor& on) { return facts(on.device.index).compute_units; }
+int64_t shared_memory(const kvops_tensor&) { return 64 << 10; }  // of every GPU that HIP supports
+int max_cluster(const kvops_tensor&) { return 1; }
 
 kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
                            const kvops_tensor& on, void** parameters) {
   auto error = with_device(on.device.index, [&] {
     return api().LaunchKernel(kernel, dim3(unsigned(grid.x), unsigned(grid.y), unsigned(grid.z)),
-                              dim3(unsigned(grid.threads)), parameters, 0, stream_of(on.stream));
+                              dim3(unsigned(grid.threads)), parameters, size_t(grid.shared),
+                              stream_of(on.stream));
   });
   if (error == hipErrorNoBinaryForGpu || error == hipErrorInvalidDeviceFunction)
     return fail(KVOPS_UNAVAILABLE, op, "launch", "this library has no code for %s, only for %s",
