@@ -1,4 +1,4 @@
-// Row-wise top-k before any vector does: where a row begins and ends, and what the workspace holds.
+// Row-wise top-k before any vector does: what the workspace holds.
 //
 //   workspace   counts[64]   i64: candidates in each slice
 //               keys         i32 [slices][stride]
@@ -11,8 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/view.h"
-#include "kvcache_ops/sparse.h"
+#include "core/top_k.h"
 
 namespace kvops::cpu {
 
@@ -43,27 +42,14 @@ struct TopK {
   TensorView<int32_t, 2> indices;
   const void* workspace;
   int64_t order;
-  // Row r ends at ends[r / group * outer + r % group * inner]; where rows of a group share an
-  // entry, the last of them ends there, each one before it a column earlier.
-  const int32_t *starts = nullptr, *ends = nullptr;
-  int64_t group = 1, outer = 1, inner = 0;
-  bool shared = false;
+  TopKRows ranges;
 
   int64_t rows() const { return indices.shape[0]; }
   int64_t columns() const { return logits.shape[1]; }
   int64_t k() const { return indices.shape[1]; }
   TopKPlan plan() const { return {rows(), columns(), k()}; }
 
-  struct Range {
-    int64_t first, count;
-  };
-  Range range(int64_t r) const {
-    const int64_t within = r % group;
-    int64_t end = ends[r / group * outer + within * inner];
-    if (shared) end += within + 1 - group;
-    const int64_t first = std::clamp<int64_t>(starts ? starts[r] : 0, 0, columns());
-    return {first, std::max<int64_t>(0, std::min(end, columns()) - first)};
-  }
+  TopKRows::Range range(int64_t r) const { return ranges.range(r); }
 };
 
 // For every byte, the numbers of its bits: those that are set, then the others, each in order.

@@ -6,17 +6,8 @@
 namespace kvops::cpu {
 
 kvops_status top_k_per_row_decode(const kvops_top_k_per_row_decode_args& a) {
-  TopK job = {view<const float, 2>(a.logits), view<int32_t, 2>(a.indices), a.workspace.data,
-              a.order};
-  const auto& lengths = a.seq_lens;
-  job.ends = static_cast<const int32_t*>(lengths.data);
-  job.outer = lengths.stride[0];
-  const int64_t width = lengths.rank == 2 ? lengths.shape[1] : 1;
-  const bool each = lengths.shape[0] * width == job.rows();  // a length for each row
-  if (!each || width > 1) job.group = a.next_n;
-  if (each && width > 1) job.inner = lengths.stride[1];
-  job.shared = !each;
-  return top_k_per_row(job);
+  return top_k_per_row({view<const float, 2>(a.logits), view<int32_t, 2>(a.indices),
+                        a.workspace.data, a.order, top_k_rows(a)});
 }
 
 int64_t top_k_per_row_decode_bytes(const kvops_top_k_per_row_decode_args& a) {

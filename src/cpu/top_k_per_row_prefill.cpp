@@ -5,11 +5,8 @@
 namespace kvops::cpu {
 
 kvops_status top_k_per_row_prefill(const kvops_top_k_per_row_prefill_args& a) {
-  TopK job = {view<const float, 2>(a.logits), view<int32_t, 2>(a.indices), a.workspace.data,
-              a.order};
-  job.starts = static_cast<const int32_t*>(a.row_starts.data);
-  job.ends = static_cast<const int32_t*>(a.row_ends.data);
-  return top_k_per_row(job);
+  return top_k_per_row({view<const float, 2>(a.logits), view<int32_t, 2>(a.indices),
+                        a.workspace.data, a.order, top_k_rows(a)});
 }
 
 int64_t top_k_per_row_prefill_bytes(const kvops_top_k_per_row_prefill_args& a) {

@@ -25,11 +25,21 @@ inline constexpr int kWarp = __AMDGCN_WAVEFRONT_SIZE;
 inline constexpr int kWarp = 32;
 #endif
 __device__ inline float shuffle_xor(float x, int mask) { return __shfl_xor(x, mask); }
+__device__ inline int shuffle_up(int x, int lanes) { return __shfl_up(x, unsigned(lanes)); }
+__device__ inline int shuffle(int x, int lane) { return __shfl(x, lane); }
+using LaneMask = unsigned long long;
+__device__ inline LaneMask ballot(bool x) { return __ballot(x); }
 #else
 inline constexpr int kWarp = 32;
 __device__ inline float shuffle_xor(float x, int mask) {
   return __shfl_xor_sync(0xFFFFFFFFu, x, mask);
 }
+__device__ inline int shuffle_up(int x, int lanes) {
+  return __shfl_up_sync(0xFFFFFFFFu, x, unsigned(lanes));
+}
+__device__ inline int shuffle(int x, int lane) { return __shfl_sync(0xFFFFFFFFu, x, lane); }
+using LaneMask = unsigned;
+__device__ inline LaneMask ballot(bool x) { return __ballot_sync(0xFFFFFFFFu, x); }
 #endif
 
 // The counter of bad index entries; nullptr when the caller does not ask.
