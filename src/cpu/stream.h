@@ -9,6 +9,9 @@ namespace kvops::cpu {
 
 int64_t last_cache_bytes();
 
+// For tests: as if the last cache had so many bytes; 0: the machine's own.
+void pretend_last_cache(int64_t bytes);
+
 // Are all rows aligned for streaming stores, and is there more of them than the cache holds?
 template <class T>
 bool streams(const RowsView<T>& out) {

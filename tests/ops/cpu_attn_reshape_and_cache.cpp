@@ -5,6 +5,7 @@
 
 #include "core/numeric.h"
 #include "cpu/attn_packing.h"
+#include "cpu/stream.h"
 #include "ops/rows.h"
 
 using namespace tests;
@@ -43,6 +44,7 @@ vector<int64_t> some_slots(int64_t capacity, unsigned seed) {
 template <class S, class C>
 struct Side {
   int64_t size, block, token_stride, head_stride, cache_head, cache_block;
+  int64_t skip = 3;  // elements before the cache; without gaps it is aligned to a line
   vector<S> rows;
   vector<C> cache, expected;
 
@@ -54,7 +56,8 @@ struct Side {
         cache_head(block * size + 32 * gap),
         cache_block(kHeads * cache_head + 7 * gap),
         rows(size_t(1 + kTokens * token_stride)),
-        cache(size_t(3 + kBlocks * cache_block)) {
+        cache(size_t(64 + kBlocks * cache_block)) {
+    if (!gap) skip = int64_t(-reinterpret_cast<uintptr_t>(cache.data()) % 64 / sizeof(C));
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0, 3);
     for (auto& x : rows) x = from_float<S>(normal(random));
@@ -66,7 +69,7 @@ struct Side {
                   {token_stride, head_stride, 1});
   }
   kvops_tensor target() {
-    return tensor(cache.data() + 3, kvops::dtype_of<C>, {kBlocks, kHeads, block, size},
+    return tensor(cache.data() + skip, kvops::dtype_of<C>, {kBlocks, kHeads, block, size},
                   {cache_block, cache_head, size, 1});
   }
   static C stored(S x, double scale) {
@@ -82,7 +85,7 @@ struct Side {
       if (s < 0 || s >= kBlocks * block) continue;
       for (int64_t h = 0; h < kHeads; ++h)
         for (int64_t d = 0; d < size; ++d)
-          expected[size_t(3 + s / block * cache_block + h * cache_head + offset(s % block, d))] =
+          expected[size_t(skip + s / block * cache_block + h * cache_head + offset(s % block, d))] =
               stored(rows[size_t(1 + t * token_stride + h * head_stride + d)], scale);
     }
   }
@@ -91,8 +94,13 @@ struct Side {
   }
 };
 
+// large: as if the last cache were smaller than what is written, so that lines go past it.
 template <class S, class C>
-void check_packing(int64_t isa, int64_t size, int64_t block, int64_t gap) {
+void check_packing(int64_t isa, int64_t size, int64_t block, int64_t gap, bool large = false) {
+  struct LastCache {
+    explicit LastCache(int64_t bytes) { kvops::cpu::pretend_last_cache(bytes); }
+    ~LastCache() { kvops::cpu::pretend_last_cache(0); }
+  } last_cache(large ? 1 : 0);
   const auto slots_ = some_slots(kBlocks * block, unsigned(size + block));
   const Packing packing = kvops::cpu::packing_of(isa, block, size);
   int64_t bad = 0;
@@ -124,6 +132,7 @@ void check_packings(bool amx) {
     for (int64_t size : {unit, 5 * unit})
       for (int64_t block : {unit, 3 * unit}) {
         check_packing<S, S>(isa, size, block, size == unit);
+        check_packing<S, S>(isa, size, block, 0, true);
         check_packing<S, f8_e4m3>(isa, size, block, size == unit);
         check_packing<S, f8_e5m2>(isa, size, block, 0);
       }
