@@ -3,9 +3,10 @@
 //
 // `lanes` threads share a row: up to 32 within one warp, then a block of them. Thread l has the
 // groups l, l + lanes, ... of 16 bytes each; up to kRegisters of them are read once and kept,
-// longer or misaligned rows are read twice. Sums in f32, one rounding at the end. Which thread adds
-// what depends on d and the dtype alone: a row has the same bits in any batch and at any address,
-// and with a residual those of an addition followed by rms_norm.
+// longer rows, and those that are not whole groups at aligned addresses, are read twice. Sums in
+// f32, group by group, one rounding at the end. Which thread adds what depends on d and the dtype
+// alone: a row has the same bits in any batch and at any address, and with a residual those of an
+// addition followed by rms_norm.
 #pragma once
 #include <type_traits>
 
@@ -28,8 +29,9 @@ struct Weight {
   int64_t stride, rows_each;  // 2-D: one row of weights for so many rows; else stride is 0
 };
 
-// Index: int where a row fits into registers, which saves some.
-template <class T, class W, class Index, bool kAligned>
+// Index: int where a row fits into registers, which saves some. kWhole: groups are aligned, and
+// there is none but whole ones.
+template <class T, class W, class Index, bool kWhole>
 struct Row {
   static constexpr int kN = kGroup<T>;
   const T* x;
@@ -37,14 +39,20 @@ struct Row {
   const W* w;
   Index d;
 
-  __device__ Group<T, kN> read(Index j) const { return load_n<kN, kAligned>(x + j, d - j); }
+  template <class E>
+  __device__ Group<E, kN> group(const E* p, Index j) const {
+    if constexpr (!kWhole) return load_n<kN, false>(p + j, d - j);
+    return j < d ? load<kN, true>(p + j) : Group<E, kN>{};
+  }
+  __device__ Group<T, kN> read(Index j) const { return group(x, j); }
   __device__ Group<W, kN> weight(Index j) const {
     if constexpr (__is_same(W, NoWeight))
       return {};
     else
-      return load_n<kN, kAligned>(w + j, d - j);
+      return group(w, j);
   }
-  __device__ static float squares(const Group<T, kN>& g, float sum) {
+  __device__ static float squares(const Group<T, kN>& g) {
+    float sum = 0;
 #pragma unroll
     for (int i = 0; i < kN; ++i) {
       float v = g.number(i);
@@ -61,7 +69,12 @@ struct Row {
     }
     put(j, g);
   }
-  __device__ void put(Index j, const Group<T, kN>& g) const { store_n<kAligned>(y + j, g, d - j); }
+  __device__ void put(Index j, const Group<T, kN>& g) const {
+    if constexpr (!kWhole)
+      store_n<false>(y + j, g, d - j);
+    else if (j < d)
+      store<true>(y + j, g);
+  }
 };
 
 // RN_T(x + y).
@@ -92,7 +105,7 @@ struct NormCall {
 };
 
 // kRegisters: groups that a thread keeps; 0: it reads the row again. kThreads: of a block at most.
-template <class Call, int kRegisters, bool kAligned, int kThreads>
+template <class Call, int kRegisters, bool kWhole, int kThreads>
 __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call) {
   using T = typename Call::Element;
   using W = typename Call::WeightElement;
@@ -100,9 +113,9 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
   using Index = std::conditional_t<kRegisters != 0, int, int64_t>;
   constexpr int kN = kGroup<T>;
   constexpr bool kAdds = Call::kAdds;
-  // On their way during the sum of squares; wider ones would spill. With a residual they need more
-  // registers than large blocks have, which is the faster way for few rows only (H200: 4 per SM).
-  constexpr bool kEarlyWeight = sizeof(W) <= sizeof(T) && !(kAdds && kThreads == kMaxThreads);
+  // On their way during the sum of squares. Wide ones, and any beside a residual, need more
+  // registers than large blocks have.
+  constexpr bool kEarlyWeight = kThreads < kMaxThreads || (sizeof(W) <= sizeof(T) && !kAdds);
   __shared__ RowScratch scratch;
   int sub = shape.sub();
   Index first = Index(int(threadIdx.x) - sub * shape.lanes) * kN, step = Index(shape.lanes) * kN;
@@ -111,10 +124,10 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
   for (int64_t base = int64_t(blockIdx.x) * shape.per_block; base < shape.rows; base += stride) {
     bool live = base + sub < shape.rows;
     int64_t r = live ? base + sub : base;
-    Row<T, W, Index, kAligned> row = {row_of(input, r), row_of(out, r), weight.data,
-                                      live ? Index(shape.d) : 0};
+    Row<T, W, Index, kWhole> row = {row_of(input, r), row_of(out, r), weight.data,
+                                    live ? Index(shape.d) : 0};
     if (weight.stride) row.w += split(r, weight.rows_each).quotient * weight.stride;
-    Row<T, NoWeight, Index, kAligned> sums = {nullptr, nullptr, nullptr, row.d};
+    Row<T, NoWeight, Index, kWhole> sums = {nullptr, nullptr, nullptr, row.d};
     if constexpr (kAdds) sums.x = sums.y = row_of(residual, r);
 
     float sum = 0;
@@ -134,13 +147,13 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
 #pragma unroll
       for (int i = 0; i < kRegisters; ++i) {
         if constexpr (kAdds) kept[i] = add(kept[i], other[i]);
-        sum = row.squares(kept[i], sum);
+        sum += row.squares(kept[i]);
       }
     } else {
       for (Index j = first; j < row.d; j += step) {
         auto g = row.read(j);
         if constexpr (kAdds) sums.put(j, g = add(g, sums.read(j)));
-        sum = row.squares(g, sum);
+        sum += row.squares(g);
       }
     }
     sum = row_sum(sum, shape.lanes, scratch, turn);
@@ -168,18 +181,20 @@ kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_ten
   auto out = rows_view<T>(output);
   aligned = aligned && rows_aligned(input, sizeof(T), 16) && rows_aligned(output, sizeof(T), 16);
   if (kAdds) aligned = aligned && rows_aligned(residual, sizeof(T), 16);
+  const bool whole = aligned && in.size % kGroup<T> == 0;
   Shape shape = {in.rows, in.size, 0, 0, 0};
   int registers = choose(up(in.size, kGroup<T>), shape);
   Grid grid = grid_of(shape);
-  auto start = [&]<int kRegisters, bool kAligned>() {
+  auto start = [&]<int kRegisters, bool kWhole>() {
     auto queue = [&]<template <class> class Rows, class Other>(Rows<const T> x, Other r,
                                                                Rows<T> y) {
-      constexpr int kThreads = kAdds && kRegisters && kRegisters < 4 ? kSmallBlock : kMaxThreads;
+      constexpr int kThreads = kRegisters && kRegisters < 4 ? kSmallBlock : kMaxThreads;
       using Call = NormCall<T, W, Rows, Other>;
-      auto kernel = norm_kernel<Call, kRegisters, kAligned, kThreads>;
-      if constexpr (kAdds && kRegisters == 4)
+      auto kernel = norm_kernel<Call, kRegisters, kWhole, kThreads>;
+      // Registers for early weights are the faster way for few rows only (H200: 4 per SM).
+      if constexpr ((kAdds || sizeof(W) > sizeof(T)) && kRegisters == 4)
         if (grid.threads <= 512 && grid.x <= 4 * compute_units(output))
-          kernel = norm_kernel<Call, 4, kAligned, 512>;
+          kernel = norm_kernel<Call, 4, kWhole, 512>;
       Call call = {x, r, weight, y, shape, float(epsilon)};
       return launch(op, kernel, grid, output, call);
     };
@@ -195,8 +210,8 @@ kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_ten
       return queue(in, NoResidual{}, out);
     }
   };
-  if (!aligned || !registers)
-    return aligned ? start.template operator()<0, true>() : start.template operator()<0, false>();
+  if (!whole || !registers)
+    return whole ? start.template operator()<0, true>() : start.template operator()<0, false>();
   return registers == 1   ? start.template operator()<1, true>()
          : registers == 2 ? start.template operator()<2, true>()
                           : start.template operator()<4, true>();
