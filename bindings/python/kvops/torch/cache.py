@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 import torch
 
 from .._library import Error, Status
-from .calls import Call, Form, as_bytes, as_dtype, first, kernel, one
+from .calls import Call, as_bytes, as_dtype, first, form, kernel, one
 from .formats import (
     DTYPES,
     NO_LAYOUT,
@@ -25,13 +25,13 @@ from .formats import (
 # ---- writes --------------------------------------------------------------------------------------
 
 def _scaled_caches(op, kv_cache_dtype, index, caches, tensors, scales):
-    """(Form, are scales given) of a writer whose caches are plain or fp8."""
+    """(form, are scales given) of a writer whose caches are plain or fp8."""
     dtype = cache_dtype(op, kv_cache_dtype, index)
     if not is_f8(kv_cache_dtype):
-        return Form(op, tensors), False
+        return form(op, tensors), False
     seen = {name: partial(as_dtype, dtype=dtype) for name in caches.split()}
     seen.update({name: one for name in scales.split()})
-    return Form(op, f"{tensors} {scales}", **seen), True
+    return form(op, f"{tensors} {scales}", **seen), True
 
 
 @lru_cache(maxsize=None)
@@ -43,11 +43,11 @@ def _packed(kv_cache_dtype, index):
 @kernel
 def reshape_and_cache(key, value, key_cache, value_cache, slot_mapping, kv_cache_dtype, k_scale,
                       v_scale):
-    form, scaled = _packed(kv_cache_dtype, key_cache.get_device())
+    call, scaled = _packed(kv_cache_dtype, key_cache.get_device())
     if scaled:
-        form((key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale))
+        call((key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale))
     else:
-        form((key, value, key_cache, value_cache, slot_mapping))
+        call((key, value, key_cache, value_cache, slot_mapping))
 
 
 @lru_cache(maxsize=None)
@@ -55,51 +55,51 @@ def _flash(kv_cache_dtype, index):
     op, tensors, scales = ("reshape_and_cache_flash",
                            "key value key_cache value_cache slot_mapping", "k_scale v_scale")
     if kv_cache_dtype in NVFP4:
-        form = Form(op, f"{tensors} {scales}", key_cache=as_bytes, value_cache=as_bytes,
+        call = form(op, f"{tensors} {scales}", key_cache=as_bytes, value_cache=as_bytes,
                     k_scale=one, v_scale=one)
-        return form, True, (NVFP4[kv_cache_dtype], v_scale_layout(index))
-    form, scaled = _scaled_caches(op, kv_cache_dtype, index, "key_cache value_cache", tensors,
+        return call, True, (NVFP4[kv_cache_dtype], v_scale_layout(index))
+    call, scaled = _scaled_caches(op, kv_cache_dtype, index, "key_cache value_cache", tensors,
                                   scales)
-    return form, scaled, (PLAIN, NO_LAYOUT)
+    return call, scaled, (PLAIN, NO_LAYOUT)
 
 
 @kernel
 def reshape_and_cache_flash(key, value, key_cache, value_cache, slot_mapping, kv_cache_dtype,
                             k_scale, v_scale):
-    form, scaled, numbers = _flash(kv_cache_dtype, key_cache.get_device())
+    call, scaled, numbers = _flash(kv_cache_dtype, key_cache.get_device())
     if scaled:
-        form((key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale), numbers)
+        call((key, value, key_cache, value_cache, slot_mapping, k_scale, v_scale), numbers)
     else:
-        form((key, value, key_cache, value_cache, slot_mapping), numbers)
+        call((key, value, key_cache, value_cache, slot_mapping), numbers)
 
 
 @lru_cache(maxsize=None)
 def _mla(op, tensors, kv_cache_dtype, index):
-    """(Form, is a scale given, format, encoding) of the two writers of MLA entries."""
+    """(form, is a scale given, format, encoding) of the two writers of MLA entries."""
     number, _dtype = mla_format(op, kv_cache_dtype, index)
     if number != PLAIN:
-        return Form(op, tensors, kv_cache=as_bytes), False, number, fp8_encoding(index)
-    form, scaled = _scaled_caches(op, kv_cache_dtype, index, "kv_cache", tensors, "kv_scale")
-    return form, scaled, PLAIN, fp8_encoding(index)
+        return form(op, tensors, kv_cache=as_bytes), False, number, fp8_encoding(index)
+    call, scaled = _scaled_caches(op, kv_cache_dtype, index, "kv_cache", tensors, "kv_scale")
+    return call, scaled, PLAIN, fp8_encoding(index)
 
 
 @kernel
 def concat_and_cache_mla(kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, scale):
-    form, scaled, number, encoding = _mla("concat_and_cache_mla", "kv_c k_pe kv_cache slot_mapping",
+    call, scaled, number, encoding = _mla("concat_and_cache_mla", "kv_c k_pe kv_cache slot_mapping",
                                           kv_cache_dtype, kv_cache.get_device())
     more = (scale,) if scaled else ()
-    form((kv_c, k_pe, kv_cache, slot_mapping, *more), (number, ds_mla_rule(), encoding))
+    call((kv_c, k_pe, kv_cache, slot_mapping, *more), (number, ds_mla_rule(), encoding))
 
 
 @kernel
 def concat_and_cache_mla_rope_fused(positions, q_pe, k_pe, kv_c, cos_sin_cache, is_neox,
                                     slot_mapping, kv_cache, kv_cache_dtype, kv_cache_scale):
-    form, scaled, number, encoding = _mla(
+    call, scaled, number, encoding = _mla(
         "concat_and_cache_mla_rope_fused",
         "positions q_pe k_pe kv_c cos_sin_cache kv_cache slot_mapping", kv_cache_dtype,
         kv_cache.get_device())
     more = (kv_cache_scale,) if scaled else ()
-    form((positions, q_pe, k_pe, kv_c, cos_sin_cache, kv_cache, slot_mapping, *more),
+    call((positions, q_pe, k_pe, kv_c, cos_sin_cache, kv_cache, slot_mapping, *more),
          (is_neox, number, ds_mla_rule(), encoding))
 
 
@@ -118,7 +118,7 @@ def concat_and_cache_mla_grouped(kv_c, k_pe, kv_cache_ptrs, slot_mapping, block_
          ds_mla_rule(), fp8_encoding(index)))
 
 
-_indexer = Form("indexer_k_quant_and_cache", "k kv_cache slot_mapping", kv_cache=as_bytes)
+_indexer = form("indexer_k_quant_and_cache", "k kv_cache slot_mapping", kv_cache=as_bytes)
 
 
 @kernel
@@ -134,7 +134,7 @@ def indexer_k_quant_and_cache(k, kv_cache, slot_mapping, quant_block_size, kv_ca
 _swap_blocks = Call("swap_blocks")
 _swap_blocks_batch = Call("swap_blocks_batch")
 _convert_fp8 = Call("convert_fp8")
-_concat_mla_q = Form("concat_mla_q", "ql_nope q_pe out")
+_concat_mla_q = form("concat_mla_q", "ql_nope q_pe out")
 
 
 @kernel

@@ -3,7 +3,7 @@
 #
 #   [struct_size | tensor | tensor | ... | number | number ...]   tensors first, in every operator
 #
-# A Call writes them all, every time. A Form, for the operators of every layer, keeps a struct for
+# A Call writes them all, every time. A form, for the operators of every layer, keeps a struct for
 # each combination of shapes, strides, dtypes and devices that it meets: then only addresses,
 # numbers and a changed stream are written. Structs are taken from a list and put back, so that
 # threads never share one.
@@ -152,73 +152,84 @@ _strides, _device, _address = (getattr(torch.Tensor, n) for n in ("stride", "get
 _KEPT = 256  # layouts of a form: batches come in few sizes, prompts in many
 
 
-class Form:
-    """An operator with some of its tensors, by name, in the order of its struct; no others.
+class _Layout:
+    """What a form keeps for one combination of shapes, strides, dtypes and devices."""
+
+    __slots__ = ("free", "args", "index", "streams")
+
+    def __init__(self, call, places, tensors, seen):
+        given = [None] * call.tensors
+        for place, tensor, see in zip(places, tensors, seen):
+            given[place] = see(tensor) if see else tensor
+        self.free = []  # (struct, its words, pointer to it)
+        self.args = call.op.struct()
+        self.args.struct_size = call.op.size
+        call.fill_tensors(self.args, given)
+        self.index = max(map(_device, tensors))
+        self.streams = [16 + 16 * i for i, t in zip(places, tensors) if t.get_device() >= 0]
+
+    def struct(self):
+        args = type(self.args).from_buffer_copy(self.args)
+        return args, memoryview(args).cast("B").cast("Q"), ctypes.byref(args)
+
+
+def form(name, given, **seen):
+    """A function of tensors and numbers that calls an operator with the tensors `given`, a line of
+    names in the order of its struct, and no others.
 
     seen: name -> a function that makes of the tensor what Call takes, and looks at nothing but its
     shape, strides, dtype and device.
     """
+    call, given = Call(name), given.split()
+    places = [call.names.index(n) for n in given]
+    assert places == sorted(places) and set(seen) <= set(given), name
+    see = [seen.get(n) for n in given]
+    words = [1 + 16 * i for i in places]  # where the addresses are
+    step = words[1] - words[0]
+    where = slice(words[0], words[0] + step * len(words), step)
+    if list(range(where.start, where.stop, step)) != words:
+        where = None
+    run, write_numbers, tail = call.run, call.numbers, call.tail
+    layouts, latest = {}, None
 
-    def __init__(self, name, given, **seen):
-        self._call = Call(name)
-        given = given.split()
-        places = [self._call.names.index(n) for n in given]
-        assert places == sorted(places) and set(seen) <= set(given), name
-        self._places, self._seen = places, [seen.get(n) for n in given]
-        words = [1 + 16 * i for i in places]  # where the addresses are
-        step = words[1] - words[0] if len(words) > 1 else 1
-        stop = words[0] + step * len(words)
-        self._slice = slice(words[0], stop, step) if list(range(words[0], stop, step)) == words \
-            else None
-        self._words = words
-        self._layouts = {}
+    def find(key, tensors):
+        nonlocal latest
+        found = layouts.get(key)
+        if found is None:
+            if len(layouts) >= _KEPT:
+                layouts.clear()
+            found = layouts[key] = _Layout(call, places, tensors, see)
+        latest = key, found
+        return found
 
-    def _layout(self, key, tensors):
-        """[structs that are free, those to copy new ones from, the device of the GPU tensors]."""
-        if len(self._layouts) >= _KEPT:
-            self._layouts.clear()
-        call = self._call
-        absent = [None] * call.tensors
-        for place, tensor, seen in zip(self._places, tensors, self._seen):
-            absent[place] = seen(tensor) if seen else tensor
-        args = call.op.struct()
-        args.struct_size = call.op.size
-        call.fill_tensors(args, absent)
-        index = max(map(_device, tensors))
-        on_gpu = [16 + 16 * i for i, t in zip(self._places, tensors) if t.get_device() >= 0]
-        self._layouts[key] = layout = ([], args, index, on_gpu)
-        return layout
-
-    def _struct(self, layout):
-        args = self._call.op.struct.from_buffer_copy(layout[1])
-        words = memoryview(args).cast("B").cast("Q")
-        return args, words, ctypes.byref(args)
-
-    def __call__(self, tensors, numbers=()):
+    def function(tensors, numbers=()):
         key = (*map(_look, tensors), *map(_strides, tensors), *map(_device, tensors))
-        layout = self._layouts.get(key) or self._layout(key, tensors)
+        recent = latest  # another thread may change it
+        layout = recent[1] if recent and recent[0] == key else find(key, tensors)
+        free = layout.free
         try:
-            taken = layout[0].pop()
+            taken = free.pop()
         except IndexError:
-            taken = self._struct(layout)
-        args, words, pointer = taken
-        if self._slice:
-            words[self._slice] = array("Q", map(_address, tensors))
+            taken = layout.struct()
+        args, place, pointer = taken
+        if where:
+            place[where] = array("Q", map(_address, tensors))
         else:
-            for word, tensor in zip(self._words, tensors):
-                words[word] = tensor.data_ptr()
-        if layout[2] >= 0:
-            stream, places = _current_stream(layout[2]), layout[3]
-            if words[places[0]] != stream:
-                for place in places:
-                    words[place] = stream
-        call = self._call
+            for word, tensor in zip(words, tensors):
+                place[word] = tensor.data_ptr()
+        if layout.index >= 0:
+            stream = _current_stream(layout.index)
+            if place[layout.streams[0]] != stream:
+                for word in layout.streams:
+                    place[word] = stream
         if numbers:
-            call.numbers(args, call.tail, *numbers)
-        status = call.run(pointer)
-        layout[0].append(taken)
+            write_numbers(args, tail, *numbers)
+        status = run(pointer)
+        free.append(taken)
         if status:
             raise last_error(status)
+
+    return function
 
 
 # ---- tensors seen otherwise ----------------------------------------------------------------------

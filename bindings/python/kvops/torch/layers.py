@@ -1,13 +1,13 @@
 # vLLM's norms, rotary embedding, activations and int8 quantisation as calls of the library. Each
 # function has its schema's name and arguments.
-from .calls import KERNELS, Call, Form, kernel, one, unit_stride
+from .calls import KERNELS, Call, form, kernel, one, unit_stride
 
-_rms_norm = Form("rms_norm", "input weight out")
-_rms_norm_alone = Form("rms_norm", "input out")
-_fused_add_rms_norm = Form("fused_add_rms_norm", "input residual weight")
-_fused_add_rms_norm_alone = Form("fused_add_rms_norm", "input residual")
-_rotary_embedding = Form("rotary_embedding", "positions query key cos_sin_cache")
-_rotary_embedding_alone = Form("rotary_embedding", "positions query cos_sin_cache")
+_rms_norm = form("rms_norm", "input weight out")
+_rms_norm_alone = form("rms_norm", "input out")
+_fused_add_rms_norm = form("fused_add_rms_norm", "input residual weight")
+_fused_add_rms_norm_alone = form("fused_add_rms_norm", "input residual")
+_rotary_embedding = form("rotary_embedding", "positions query key cos_sin_cache")
+_rotary_embedding_alone = form("rotary_embedding", "positions query cos_sin_cache")
 _static_int8 = Call("static_scaled_int8_quant")
 _dynamic_int8 = Call("dynamic_scaled_int8_quant")
 
@@ -40,10 +40,10 @@ def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox, r
 
 
 def _gated(name):
-    form = Form(name, "input out")
+    call = form(name, "input out")
 
     def function(out, input, *numbers):
-        form((input, out), numbers)
+        call((input, out), numbers)
 
     return function
 
