@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from .errors import UsageError
+from .place import Host
 from .requests import Requests, Rows
 
 LAYOUTS = ("packed", "nhd", "hnd", "cpu")
@@ -25,11 +26,12 @@ DTYPES = {
 
 
 class PagedCache:
-    def __init__(self, config, blocks, block_size, host_blocks, dtype="f32", layout="nhd"):
+    def __init__(self, config, blocks, block_size, host_blocks, dtype="f32", layout="nhd",
+                 place=None):
+        self.place = place or Host()
         self.dtype_name, self.layout, self.block_size = dtype, layout, block_size
         self.dtype = DTYPES[dtype]
-        self.narrow = dtype == "bf16"
-        self.row_dtype = self.dtype if self.narrow else DTYPES["f32"]
+        self.row_dtype = self._row_dtype(dtype, layout)
         self.config, self.scale = config, config.head_dim ** -0.5
         x = 16 // self.dtype.itemsize
         if config.head_dim % max(x, 8):
@@ -42,16 +44,29 @@ class PagedCache:
         self.isa = "vec" if config.head_dim % 32 == 0 and block_size % 32 == 0 else "vec16"
         side = block_size * config.kv_heads * config.head_dim
         shape = (blocks, config.layers, 2, side)
-        self.storage = np.zeros(shape, self.dtype)
-        self.host = np.zeros((host_blocks, *shape[1:]), self.dtype)
+        self.storage = self.place.zeros(shape, self.dtype)
+        self.host = self.place.pool((host_blocks, *shape[1:]), self.dtype)
         self.block_bytes = config.layers * 2 * side * self.dtype.itemsize
         self.views = [self._views(self.storage[:, i], x) for i in range(config.layers)]
         # Operators count here what they skip: slots, blocks, positions that do not exist. Stays 0.
-        self.faults = np.zeros(1, np.int64)
+        self.faults = self.place.zeros(1, np.int64)
         # One scale per tensor; e4m3 holds up to 448 with 1, far above what keys and values reach.
         self.scales = None
         if dtype == "f8_e4m3":
-            self.scales = np.ones(1, np.float32)
+            self.scales = self.place.given(np.ones(1, np.float32))
+
+    def _row_dtype(self, dtype, layout):
+        """Of queries, keys, values and what attention gives: on a GPU, that of all activations."""
+        if self.place.device is None:
+            return DTYPES["bf16" if dtype == "bf16" else "f32"]
+        rows = self.place.dtype
+        if layout == "cpu":
+            raise UsageError(f"a cache in layout cpu is the CPU's, expected packed, nhd or hnd on "
+                             f"{self.place.name}")
+        if dtype != "f8_e4m3" and DTYPES[dtype] != rows:
+            raise UsageError(f"on {self.place.name} a cache of {dtype} goes with --weights "
+                             f"{dtype}, which is {self.place.weights}")
+        return rows
 
     def _views(self, layer, x):
         """((key, value) to write, (key, value) to read) of [blocks, 2, side]."""
@@ -77,15 +92,15 @@ class PagedCache:
         """The call that makes row i of key and value slot slots[i] of the layer."""
         key_cache, value_cache = self.views[layer][0]
         if self.layout == "cpu":
-            return kvops.prepare("cpu_attn_reshape_and_cache", key=key, value=value,
-                                 key_cache=key_cache, value_cache=value_cache,
-                                 slot_mapping=slots, k_scale=1, v_scale=1, isa=self.isa,
-                                 faults=self.faults)
+            return self.place.prepare("cpu_attn_reshape_and_cache", key=key, value=value,
+                                      key_cache=key_cache, value_cache=value_cache,
+                                      slot_mapping=slots, k_scale=1, v_scale=1, isa=self.isa,
+                                      faults=self.faults)
         packed = self.layout == "packed"
-        return kvops.prepare("reshape_and_cache" if packed else "reshape_and_cache_flash",
-                             key=key, value=value, key_cache=key_cache, value_cache=value_cache,
-                             slot_mapping=slots, k_scale=self.scales, v_scale=self.scales,
-                             faults=self.faults)
+        return self.place.prepare("reshape_and_cache" if packed else "reshape_and_cache_flash",
+                                  key=key, value=value, key_cache=key_cache,
+                                  value_cache=value_cache, slot_mapping=slots,
+                                  k_scale=self.scales, v_scale=self.scales, faults=self.faults)
 
     def rows(self, table, lengths):
         """Which tokens every row of a query attends to: lengths[i] of those in its table row."""
@@ -93,7 +108,7 @@ class PagedCache:
             return Rows(table, lengths)
         c = self.config
         return Requests(table, lengths, num_heads=c.heads, num_kv_heads=c.kv_heads,
-                        head_size=c.head_dim, query_dtype="bf16" if self.narrow else "f32",
+                        head_size=c.head_dim, query_dtype=self.row_dtype.name,
                         isa=self.isa)
 
     def read(self, layer, query, rows, out, lse=None):
@@ -103,10 +118,10 @@ class PagedCache:
             return rows.attention(query=query, key_cache=key_cache, value_cache=value_cache,
                                   out=out, lse=lse, scale=self.scale, k_scale=1, v_scale=1,
                                   faults=self.faults)
-        return kvops.prepare("paged_attention_v1", query=query, key_cache=key_cache,
-                             value_cache=value_cache, block_table=rows.table,
-                             seq_lens=rows.lengths, out=out, lse=lse, k_scale=self.scales,
-                             v_scale=self.scales, scale=self.scale, faults=self.faults)
+        return self.place.prepare("paged_attention_v1", query=query, key_cache=key_cache,
+                                  value_cache=value_cache, block_table=rows.table,
+                                  seq_lens=rows.lengths, out=out, lse=lse, k_scale=self.scales,
+                                  v_scale=self.scales, scale=self.scale, faults=self.faults)
 
     def swap_out(self, pairs):
         """Copies cache blocks to host blocks: pairs of (cache block, host block)."""
@@ -118,6 +133,8 @@ class PagedCache:
 
     def _swap(self, source, target, pairs):
         if pairs:
-            kvops.swap_blocks(src=source.view(np.uint8), dst=target.view(np.uint8),
-                              block_mapping=np.array(pairs, np.int64),
-                              block_size_in_bytes=self.block_bytes)
+            bytes_of = [a if isinstance(a, kvops.Tensor) else a.view(np.uint8)
+                        for a in (source, target)]
+            self.place.prepare("swap_blocks", src=bytes_of[0], dst=bytes_of[1],
+                               block_mapping=np.array(pairs, np.int64),
+                               block_size_in_bytes=self.block_bytes)()

@@ -12,7 +12,7 @@ from .stream import InOrder, TextStream
 HERE = Path(__file__).resolve().parent
 DESCRIPTION = """Generates text with a Llama-architecture model over a paged KV cache. Norms, rotary
 embedding, activation, matrix products, cache writes, attention, its merging and block swaps run in
-libkvops."""
+libkvops; on a GPU the products are cuBLAS's."""
 EXAMPLES = """examples:
   generate "The cache"                               greedy, from the model that comes along
   generate "The cache" --temperature 0.8 --seed 7    sampled, the same text for the same seed
@@ -78,7 +78,7 @@ def parser():
         help="texts generated side by side (16)")
     add("--batch-tokens", type=_at_least(1), default=256, metavar="N",
         help="most tokens a step: longer prompts enter in chunks (256)")
-    add("--device", choices=("cpu",), default="cpu", help="(cpu)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
     add("--threads", type=_at_least(1), default=None, metavar="N", help="for the operators and for "
         "the products (all cores; 1 for a model under 64 MB, as waiting costs more than it saves)")
     add = p.add_argument_group("output").add_argument
@@ -180,6 +180,9 @@ def summary(engine):
              f"{engine.steps} steps; {prompt} prompt tokens, {shared} of them from shared blocks",
              f"cache: {s.pool.peak} of {s.pool.count} blocks of {o.block_size} tokens at the peak, "
              f"{o.dtype} {o.layout}, {s.pool.count * cache.block_bytes / 2**20:.1f} MiB"]
+    where = engine.model.place.report()
+    if where:
+        lines.append(where)
     if s.preemptions:
         lines.append(f"preempted {s.preemptions} times: {s.copied_out} blocks swapped out, "
                      f"{s.copied_back} back, {s.dropped} texts computed again")
@@ -199,6 +202,17 @@ def set_threads(a):
             os.environ.setdefault(name, str(threads))
 
 
+def find_place(a):
+    import kvops
+    from .place import Device, Host
+    if a.device == "cpu":
+        return Host(a.weights)
+    if not kvops.device_count(a.device):
+        raise UsageError(f"there is no {a.device} device here, or its driver is too old "
+                         "(kvops doctor says more)")
+    return Device(a.device, a.weights)
+
+
 def run(a):
     """Generates; errors that the user can put right are UsageErrors."""
     from . import checkpoint, llama
@@ -207,7 +221,8 @@ def run(a):
     prompts = read_prompts(a)
     folder = checkpoint.find(a.model)
     config, tokenizer = checkpoint.read_config(folder), checkpoint.read_tokenizer(folder)
-    model = llama.Llama(config, checkpoint.Weights(folder), a.weights)
+    place = find_place(a)
+    model = llama.Llama(config, checkpoint.Weights(folder), place)
     engine = Engine(model, Options(
         blocks=a.blocks or 0, block_size=a.block_size, host_blocks=a.host_blocks,
         batch_tokens=a.batch_tokens, concurrency=a.concurrency, dtype=a.kv_dtype,

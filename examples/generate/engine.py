@@ -131,7 +131,8 @@ class Engine:
                                    o.sharing)
         for sequence in self.sequences:
             self.scheduler.add(sequence)
-        self.cache = PagedCache(self.model.config, blocks, o.block_size, host, o.dtype, o.layout)
+        self.cache = PagedCache(self.model.config, blocks, o.block_size, host, o.dtype, o.layout,
+                                self.model.place)
         self.forward = self.model.bind(self.cache, needs[0] if needs else 0)
 
     @property

@@ -1,7 +1,7 @@
 # The forward pass over a batch of rows: each row is one token at one position of one sequence, so
-# decode steps and prefill chunks mix freely. Everything but taking the embeddings is a call of
-# libkvops: norms, rotary embedding, activation, cache writes, attention, its merging, and the
-# matrix products (linear.py).
+# decode steps and prefill chunks mix freely. Everything is a call of libkvops: embeddings, norms,
+# rotary embedding, activation, cache writes, attention, its merging, and the matrix products
+# (linear.py; on a GPU they are cuBLAS's). place.py says where it runs.
 #
 #   residual = embed[token]
 #   per layer:  x = norm(residual);       qkv = x Wqkv; rotate q, k; write k, v; x = attend(q) Wo
@@ -9,12 +9,11 @@
 #   logits = norm(residual) Whead, for the rows that are asked for
 #
 # For a given number of rows all of this is laid out once, as buffers and prepared calls; a step
-# then fills in tokens, positions, slots and tables, and runs the list. Activations are f32; around
-# a bf16 cache queries, keys, values and the result of attention are rounded to bf16.
+# then fills in tokens, positions, slots and tables, and runs the list. Activations are f32 on the
+# CPU; there, around a bf16 cache, queries, keys, values and the result of attention are rounded.
 from collections import OrderedDict
 from functools import partial
 
-import kvops
 import numpy as np
 
 KEPT = 16  # programs: decoding goes on with one for long, prompts pass by
@@ -42,18 +41,19 @@ class Program:
 
     def __init__(self, model, cache, width, rows, sharing):
         self.model, self.cache, self.rows, self.sharing = model, cache, rows, sharing
-        c = model.config
-        self.positions, self.slots = (np.zeros(rows, np.int64) for _ in range(2))
-        self.table, self.lengths = np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
-        self.prefix_table = np.zeros((sharing, width), np.int32)
-        self.prefix_lengths = np.zeros(sharing, np.int32)
+        self.place, self.picks = model.place, {}
+        c, place = model.config, model.place
+        self._make_inputs(width)
         self.seen = cache.rows(self.table, self.lengths)
         self.seen_prefix = cache.rows(self.prefix_table, self.prefix_lengths) if sharing else None
-        self.residual, self.x = (np.empty((rows, c.width), np.float32) for _ in range(2))
+        self.residual, self.x = (place.empty((rows, c.width), place.dtype) for _ in range(2))
         self._make_attention_buffers(c)
-        self.gate_up = np.empty((rows, 2 * c.hidden), np.float32)
-        self.act = np.empty((rows, c.hidden), np.float32)
+        self.gate_up = place.empty((rows, 2 * c.hidden), place.dtype)
+        self.act = place.empty((rows, c.hidden), place.dtype)
         self.calls = []
+        starts = place.given(np.arange(rows + 1, dtype=np.int32))
+        self._call("cp_gather_cache", kv_cache=model.embed[:, None], block_table=self.tokens,
+                   cu_seq_lens=starts, out=self.residual, faults=cache.faults)
         for index, layer in enumerate(model.layers):
             self._norm(layer.norm, first=index == 0)
             self._attention(layer, index)
@@ -61,24 +61,39 @@ class Program:
             self._mlp(layer)
         self._norm(model.norm)
 
+    def _make_inputs(self, width):
+        """What a step fills in: one array, so that one copy brings it to a device."""
+        n, m = self.rows, self.sharing
+        shapes = {"tokens": ((n, 1), np.int32), "positions": ((n,), np.int64),
+                  "slots": ((n,), np.int64), "table": ((n, width), np.int32),
+                  "lengths": ((n,), np.int32), "prefix_table": ((m, width), np.int32),
+                  "prefix_lengths": ((m,), np.int32)}
+        sizes = {k: int(np.prod(s)) * np.dtype(t).itemsize for k, (s, t) in shapes.items()}
+        ends = np.cumsum([-(-size // 64) * 64 for size in sizes.values()])
+        self.inputs = self.place.zeros(ends[-1], np.uint8)
+        for end, (name, (shape, dtype)) in zip(ends, shapes.items()):
+            begin = end - -(-sizes[name] // 64) * 64
+            view = self.inputs[begin : begin + sizes[name]].view(dtype).reshape(shape)
+            setattr(self, name, view)
+
     def _make_attention_buffers(self, c):
         n, q, kv = self.rows, c.heads * c.head_dim, c.kv_heads * c.head_dim
-        self.qkv = np.empty((n, q + 2 * kv), np.float32)
+        place, dtype = self.place, self.cache.row_dtype
+        self.qkv = place.empty((n, q + 2 * kv), place.dtype)
         self.q, self.k, self.v = (part.reshape(n, -1, c.head_dim) for part in
                                   np.split(self.qkv, [q, q + kv], axis=1))
-        dtype = self.cache.row_dtype
-        self.result = np.empty((n, c.heads, c.head_dim), dtype)
+        self.result = place.empty((n, c.heads, c.head_dim), dtype)
         self.flat = self.result.reshape(n, q)
-        self.narrow = dtype != np.float32
+        self.narrow = dtype != place.dtype
         if self.narrow:
             self.narrow_qkv = [np.empty(part.shape, dtype) for part in (self.q, self.k, self.v)]
             self.flat = np.empty((n, q), np.float32)
         m = self.sharing
-        self.prefix = np.empty((m, c.heads, c.head_dim), dtype)
-        self.lse, self.prefix_lse = (np.empty((r, c.heads), np.float32) for r in (n, m))
+        self.prefix = place.empty((m, c.heads, c.head_dim), dtype)
+        self.lse, self.prefix_lse = (place.empty((r, c.heads), np.float32) for r in (n, m))
 
     def _call(self, op, **arguments):
-        self.calls.append(kvops.prepare(op, **arguments))
+        self.calls.append(self.place.prepare(op, **arguments))
 
     def _norm(self, weight, first=False):
         epsilon = self.model.config.epsilon
@@ -126,6 +141,7 @@ class Program:
         self._product(self.act, layer.down, self.x)
 
     def run(self, batch):
+        self.tokens[:, 0] = batch.tokens
         for name in ("positions", "slots", "lengths", "prefix_lengths"):
             getattr(self, name)[:] = getattr(batch, name)
         for name in ("table", "prefix_table"):
@@ -135,7 +151,35 @@ class Program:
         self.seen.update()
         if self.seen_prefix:
             self.seen_prefix.update()
-        np.take(self.model.embed, batch.tokens, axis=0, out=self.residual)
+        self.place.push(self.inputs)
         for call in self.calls:
             call()
-        return self.model.head(self.x[batch.wanted])
+        count = len(batch.wanted)
+        if not count:
+            return np.empty((0, self.model.head.outputs), np.float32)
+        if count not in self.picks:
+            self.picks[count] = Pick(self, count)
+        return self.picks[count].run(batch.wanted)
+
+
+class Pick:
+    """The logits of `count` of a program's rows."""
+
+    def __init__(self, program, count):
+        model, self.place = program.model, program.place
+        self.wanted = self.place.zeros((count, 1), np.int32)
+        self.logits = self.place.empty((count, model.head.outputs), np.float32)
+        rows = self.place.empty((count, model.config.width), self.place.dtype)
+        starts = self.place.given(np.arange(count + 1, dtype=np.int32))
+        self.calls = [self.place.prepare(
+            "cp_gather_cache", kv_cache=program.x[:, None], block_table=self.wanted,
+            cu_seq_lens=starts, out=rows, faults=program.cache.faults)]
+        self.calls += model.head.calls(rows, self.logits)
+
+    def run(self, wanted):
+        self.wanted[:, 0] = wanted
+        self.place.push(self.wanted)
+        for call in self.calls:
+            call()
+        self.place.pull(self.logits)
+        return self.logits

@@ -6,6 +6,7 @@ import numpy as np
 
 from .forward import Forward
 from .linear import Linear
+from .place import Host
 
 
 @dataclass
@@ -42,41 +43,44 @@ def rope_table(config):
     return np.concatenate((np.cos(angle), np.sin(angle)), axis=1).astype(np.float32)
 
 
-def _linear(kind, weights, names, rows, columns):
+def _linear(place, weights, names, rows, columns):
     """The matrices `names`, side by side and transposed, and their biases if they have any."""
     matrix = np.concatenate([weights(f"{n}.weight", (r, columns)) for n, r in zip(names, rows)])
     if f"{names[0]}.bias" not in weights:
-        return Linear(matrix.T, None, kind)
+        return place.linear(matrix.T, None)
     bias = np.concatenate([weights(f"{n}.bias", (r,)) for n, r in zip(names, rows)])
-    return Linear(matrix.T, bias, kind)
+    return place.linear(matrix.T, bias)
 
 
-def _layer(config, kind, weights, index):
+def _layer(config, place, weights, index):
     base = f"model.layers.{index}"
     width, hidden = config.width, config.hidden
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     attention = [f"{base}.self_attn.{n}_proj" for n in "qkvo"]
     mlp = [f"{base}.mlp.{n}_proj" for n in ("gate", "up", "down")]
-    qkv = _linear(kind, weights, attention[:3], (q, kv, kv), width)
-    out = _linear(kind, weights, attention[3:], (width,), q)
-    gate_up = _linear(kind, weights, mlp[:2], (hidden, hidden), width)
-    down = _linear(kind, weights, mlp[2:], (width,), hidden)
-    return Layer(weights(f"{base}.input_layernorm.weight", (width,)), qkv, out,
-                 weights(f"{base}.post_attention_layernorm.weight", (width,)), gate_up, down)
+    qkv = _linear(place, weights, attention[:3], (q, kv, kv), width)
+    out = _linear(place, weights, attention[3:], (width,), q)
+    gate_up = _linear(place, weights, mlp[:2], (hidden, hidden), width)
+    down = _linear(place, weights, mlp[2:], (width,), hidden)
+    norms = [place.constant(weights(f"{base}.{n}_layernorm.weight", (width,)))
+             for n in ("input", "post_attention")]
+    return Layer(norms[0], qkv, out, norms[1], gate_up, down)
 
 
 class Llama:
-    """kind: of the matrices of the layers, as linear.py says; the head is f32."""
+    """place: where it computes, and how its matrices are kept; the head is f32."""
 
-    def __init__(self, config, weights, kind="f32"):
-        self.config = config
-        self.embed = weights("model.embed_tokens.weight", (config.vocabulary, config.width))
-        self.layers = [_layer(config, kind, weights, i) for i in range(config.layers)]
-        self.norm = weights("model.norm.weight", (config.width,))
+    def __init__(self, config, weights, place=None):
+        self.config, self.place = config, place or Host()
+        place = self.place
+        embed = weights("model.embed_tokens.weight", (config.vocabulary, config.width))
+        self.layers = [_layer(config, place, weights, i) for i in range(config.layers)]
+        self.norm = place.constant(weights("model.norm.weight", (config.width,)))
         tied = config.tied or "lm_head.weight" not in weights
-        head = self.embed if tied else weights("lm_head.weight", self.embed.shape)
-        self.head = Linear(head.T, None)
-        self.rope = rope_table(config)
+        head = embed if tied else weights("lm_head.weight", embed.shape)
+        self.head = place.linear(head.T, None, "f32")
+        self.embed = place.constant(embed, place.dtype)
+        self.rope = place.constant(rope_table(config))
 
     def bind(self, cache, width):
         """The forward pass over a cache, for tables of `width` blocks."""

@@ -8,13 +8,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "examples"), str(Path(__file__).resolve().parent)]
 
 from dense import Dense  # noqa: E402
-from generate import checkpoint, engine, llama, sampling  # noqa: E402
+from generate import checkpoint, engine, llama, place, sampling  # noqa: E402
 
 FOLDER = ROOT / "examples" / "generate" / "model"
 
 
 def load(folder, kind="f32"):
-    return llama.Llama(checkpoint.read_config(folder), checkpoint.Weights(folder), kind)
+    return llama.Llama(checkpoint.read_config(folder), checkpoint.Weights(folder), place.Host(kind))
 
 
 def generate(model, prompts, tokens, how=sampling.Sampling(), ignore_end=True, **options):
@@ -24,6 +24,7 @@ def generate(model, prompts, tokens, how=sampling.Sampling(), ignore_end=True, *
         runner.submit(prompt, tokens, how)
     for _ in runner.run():
         pass
+    model.place.pull(runner.cache.faults)
     assert runner.cache.faults[0] == 0
     return runner, [s.tokens[s.prompt :] for s in runner.sequences]
 

@@ -13,6 +13,7 @@ from conftest import FOLDER  # noqa: F401  (puts examples/ on the path)
 from generate import engine, holdout, sampling
 from generate.blocks import BlockPool, chain_key
 from generate.errors import UsageError
+from generate.place import Host
 from generate.scheduler import Scheduler, Sequence
 from generate.stream import InOrder, TextStream
 
@@ -32,7 +33,7 @@ def digest(tokens):
 
 
 class ListModel:
-    config = Config()
+    config, place = Config(), Host()
 
     def bind(self, cache, width):
         return None

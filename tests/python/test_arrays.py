@@ -117,3 +117,18 @@ def test_read_only_memory_is_not_written():
     kvops.rms_norm(input=locked, out=good)
     error = refused("out: is read-only, but the operator writes it", input=good, out=locked)
     assert error.argument == "out"
+
+
+def test_copies_between_arrays_and_tensors():
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    there, back = kvops.empty(x.shape, "f32"), np.zeros_like(x)
+    kvops.copy(there, x)
+    kvops.copy(back, there)
+    assert np.array_equal(back, x)
+    with pytest.raises(kvops.Error, match="target has 48 bytes, source 36"):
+        kvops.copy(there, x[:, :3].copy())
+    with pytest.raises(kvops.Error, match="source is not dense"):
+        kvops.copy(there, x[:, ::-1])
+    back.setflags(write=False)
+    with pytest.raises(kvops.Error, match="target is read-only"):
+        kvops.copy(back, there)

@@ -18,6 +18,7 @@ from ._tensor import Tensor, tensor
 from .device import (
     DeviceInfo,
     Stream,
+    copy,
     device_count,
     device_info,
     empty,
@@ -52,6 +53,7 @@ __all__ = [
     "Stream",
     "Tensor",
     "call",
+    "copy",
     "device_count",
     "device_info",
     "empty",

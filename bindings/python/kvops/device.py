@@ -102,6 +102,31 @@ def workspace(op, *, device="cpu", stream=None, **arguments):
     return empty(query(op, stream=stream, **arguments).bytes, "u8", device)
 
 
+def _dense(described, what):
+    if any(extent > 1 and stride != step for extent, stride, step in zip(
+            described.shape, described.strides, dense(described.shape))):
+        raise _tensor.Error(f"{what} is not dense: copy it by rows")
+
+
+def copy(target, source, stream=None):
+    """Copies bytes between dense arrays and Tensors of the same size, on a device and the CPU.
+
+    Queued on `stream`; a copy to CPU memory is complete on return.
+    """
+    target, source = _tensor.tensor(target), _tensor.tensor(source)
+    _dense(target, "target")
+    _dense(source, "source")
+    if target.nbytes != source.nbytes:
+        raise _tensor.Error(f"target has {target.nbytes} bytes, source {source.nbytes}")
+    if not target.writable:
+        raise _tensor.Error("target is read-only")
+    place = target.device if target.device[0] != _tensor.CPU else source.device
+    handle = stream_handle(stream)
+    check(lib.kvops_copy(CDevice(*place), handle, target.data, source.data, target.nbytes))
+    if target.device != place:
+        synchronize(place, handle)
+
+
 def to_device(array, device, dtype=None, stream=None):
     """A dense copy of a NumPy array on a device; bf16 and fp8 as in kvops.tensor()."""
     import numpy
@@ -122,9 +147,7 @@ def to_numpy(described, stream=None):
     import numpy
 
     name, size = DTYPE_INFO[described.dtype]
-    if any(extent > 1 and stride != step for extent, stride, step in zip(
-            described.shape, described.strides, dense(described.shape))):
-        raise _tensor.Error("is not dense: copy it by rows")
+    _dense(described, "the tensor")
     numpy_names = {short: full for full, short in _tensor._NUMPY_NAMES.items()}
     native = name in ("f32", "f16", "u8", "i8", "i32", "i64")
     result = numpy.empty(described.shape, numpy_names[name] if native else _STORAGE[size])
