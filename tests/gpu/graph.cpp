@@ -1,41 +1,14 @@
 // Graph capture: in the strictest mode, as the first thing that the process does with a kernel, and
 // replayed after everything on the device has changed: slots, data and scales.
-#include <cuda_runtime_api.h>
+#include "graph.h"
 
 #include <catch2/catch.hpp>
 #include <numeric>
 #include <random>
 
-#include "device.h"
-
 using namespace test;
 
 namespace {
-
-// Captures body's calls on the stream; replays them as often as asked.
-class Graph {
- public:
-  template <class F>
-  Graph(const Stream& stream, F&& body) : stream_(static_cast<cudaStream_t>(stream.get())) {
-    REQUIRE(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal) == cudaSuccess);
-    body();
-    cudaGraph_t graph = nullptr;
-    REQUIRE(cudaStreamEndCapture(stream_, &graph) == cudaSuccess);
-    REQUIRE(cudaGraphInstantiate(&exec_, graph, 0) == cudaSuccess);
-    cudaGraphDestroy(graph);
-  }
-  ~Graph() { cudaGraphExecDestroy(exec_); }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  void replay() {
-    REQUIRE(cudaGraphLaunch(exec_, stream_) == cudaSuccess);
-    REQUIRE(cudaStreamSynchronize(stream_) == cudaSuccess);
-  }
-
- private:
-  cudaStream_t stream_;
-  cudaGraphExec_t exec_ = nullptr;
-};
 
 std::mt19937 generator(7);
 
