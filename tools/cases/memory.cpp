@@ -124,16 +124,17 @@ const std::vector<std::byte>& Memory::pattern(const Tensor& tensor) {
   return bytes;
 }
 
-// Lists of keys, ascending, and of diagonals, descending and down to 0: evenly spread at random.
+// Lists of keys, ascending, and of diagonals, descending and down to 0: anywhere, at random.
 std::vector<int64_t> Memory::sorted(const Tensor& tensor, int64_t count) {
   const bool slashes = std::strcmp(tensor.info->name, "slash_indexes") == 0;
   const int64_t row = std::max<int64_t>(1, tensor.shape.shape[tensor.shape.rank - 1]);
   std::vector<int64_t> values(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t at = i % row, begin = at * tensor.bound / row;
-    const int64_t room = std::max<int64_t>(1, (at + 1) * tensor.bound / row - begin);
-    const int64_t value = begin + (at ? int64_t(random_() % uint64_t(room)) : 0);
-    values[size_t(slashes ? i - at + row - 1 - at : i)] = value;
+  for (auto& value : values)
+    value = int64_t(random_() % uint64_t(std::max<int64_t>(1, tensor.bound)));
+  for (auto list = values.begin(); list < values.end(); list += row) {
+    *list = 0;
+    std::sort(list, list + row);
+    if (slashes) std::reverse(list, list + row);
   }
   return values;
 }
