@@ -68,6 +68,7 @@ constexpr Implementations kImplementations[] = {
     {"cpu_attention_with_kv_cache", "portable bf16 amx"},
     {"onednn_mm", "onednn highway"},
     {"onednn_scaled_mm", "onednn highway"},
+    {"paged_attention_v1", "mma portable"},
 };
 
 bool has_implementation(std::string_view op, std::string_view name) {

@@ -1,0 +1,483 @@
+// The kernel of paged_attention_mma.cuh (mma.sync) for one format of the cache.
+//
+// C: bf16, f16 or Code; kSteps: steps of 16 elements that a head has at most; kTiles: eights of
+// heads in a unit. Whatever else a call may ask for is decided at run time, by whole warps.
+#pragma once
+#include "core/dispatch.h"
+#include "cuda/paged_attention_mma.cuh"
+#include "gpu/paged_attention_job.h"
+
+namespace kvops::gpu {
+
+// What a lane knows of the tile that it computes next.
+struct Tile {
+  uint32_t number;  // of 16 tokens
+  uint32_t live;    // a bit for each row; none: there is no tile
+};
+
+template <class C, int kSteps, int kTiles>
+struct Mma {
+  static constexpr bool kFp8 = sizeof(C) == 1;
+  static constexpr int kParts = __is_same(C, bf16) ? 3 : 2;
+  static constexpr int kUnitHeads = 8 * kTiles;
+  // f16 has no small numbers: weights are 2^15 times as large.
+  static constexpr float kGain = __is_same(C, bf16) ? 1.0f : 32768.0f;
+
+  const Attention& a;
+  const MmaLayout& l;
+  char* memory;
+  const int warp, lane, g, t, num_warps;
+
+  __device__ Mma(const Attention& job, const MmaLayout& layout, char* shared)
+      : a(job),
+        l(layout),
+        memory(shared),
+        warp(int(threadIdx.x) / 32),
+        lane(int(threadIdx.x) % 32),
+        g(lane / 4),
+        t(lane % 4),
+        num_warps(int(blockDim.x) / 32) {}
+
+  __device__ int warps() const { return num_warps; }
+  __device__ State state(int w) const {
+    return {reinterpret_cast<float*>(memory + w * l.ring_bytes), kUnitHeads, a.size + 8};
+  }
+  __device__ State running(int turn) const {
+    State s(reinterpret_cast<float*>(memory + l.running), kUnitHeads, a.size);
+    s.top += turn * 2 * kUnitHeads, s.sum += turn * 2 * kUnitHeads;
+    return s;
+  }
+  __device__ char* ring() const { return memory + warp * l.ring_bytes; }
+  __device__ static uint32_t address(const void* p) {
+    return uint32_t(__cvta_generic_to_shared(p));
+  }
+
+  // ---- queries -------------------------------------------------------------------------------
+
+  struct Query {
+    uint32_t b[kSteps][kTiles][2];
+    float factor[kTiles][2], slope[kTiles][2];  // of the lane's columns
+  };
+
+  // As they are, where keys are of the same type.
+  __device__ void load_query(const Unit& u, Query& q) const {
+    const auto* base = static_cast<const uint16_t*>(a.query) + u.seq * a.query_seq;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const auto* row = base + (u.head + n * 8 + g) * a.query_head;
+      const int64_t size = n * 8 + g < u.heads ? a.size : 0;
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          int d = 16 * k + 8 * i + 2 * t;
+          q.b[k][n][i] = d < size ? row[d] | uint32_t(row[d + 1]) << 16 : 0;
+        }
+      q.factor[n][0] = q.factor[n][1] = 1;
+    }
+  }
+  // As f16, times a power of two that takes the largest element to 2^14: what is 2^-30 of it or
+  // more keeps all bits of a bf16.
+  __device__ void load_query_f16(const Unit& u, Query& q) const {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const int64_t row = u.seq * a.query_seq + (u.head + n * 8 + g) * a.query_head;
+      const int64_t size = n * 8 + g < u.heads ? a.size : 0;
+      auto element = [&](int d) {
+        return d < size ? load_number(a.query, a.dtype, row + d) : 0.0f;
+      };
+      float most = 0;
+#pragma unroll 4
+      for (int d = t; d < size; d += 4) {
+        float x = magnitude(element(d));
+        if (x < 0x1p127f) most = fmaxf(most, x);
+      }
+      most = fmaxf(most, shuffle_xor(most, 1));
+      most = fmaxf(most, shuffle_xor(most, 2));
+      int exponent = int(float_bits(most) >> 23) - 127 - 14;
+      exponent = exponent < -100 ? -100 : exponent;
+      const float up = bits_float(uint32_t(127 - exponent) << 23);
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          int d = 16 * k + 4 * t + 2 * i;
+          q.b[k][n][i] = from_pair<f16>(element(d) * up, element(d + 1) * up);
+        }
+      const float down = bits_float(uint32_t(127 + exponent) << 23);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) q.factor[n][j] = __shfl_sync(0xFFFFFFFFu, down, (2 * t + j) * 4);
+    }
+  }
+  __device__ void load(const Unit& u, Query& q) const {
+    if constexpr (kFp8)
+      load_query_f16(u, q);
+    else
+      load_query(u, q);
+    float scale = a.scale * (a.k_scale ? *a.k_scale : 1.0f);
+    if (a.softcap == 0) scale *= kLog2e;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        int h = n * 8 + 2 * t + j;
+        q.factor[n][j] *= scale;
+        q.slope[n][j] = a.slopes && h < u.heads ? a.slopes[u.head + h] * kLog2e : 0;
+      }
+  }
+
+  // ---- the ring ------------------------------------------------------------------------------
+
+  // The tiles of this warp that are not in the ring yet, and the table's entries of the next two.
+  struct Feed {
+    Span span;
+    uint32_t next;
+    int32_t entry[2];
+  };
+  __device__ uint32_t token_of(uint32_t tile) const {
+    return tile * kTile + uint32_t(token_at<kFp8>(lane % kTile));
+  }
+  __device__ int32_t entry_of(const Unit& u, Span s, uint32_t tile) const {
+    uint32_t token = token_of(tile);
+    if (token < s.first || token >= s.end) return -1;
+    return a.table[u.seq * a.table_row + where(a, token).column];
+  }
+  __device__ Feed start(const Unit& u, Span s) const {
+    Feed f = {s, s.first / kTile + uint32_t(warp), {-1, -1}};
+    f.entry[0] = entry_of(u, s, f.next), f.entry[1] = entry_of(u, s, f.next + uint32_t(num_warps));
+    return f;
+  }
+
+  // Rows of 16-byte pieces.
+  __device__ void copy_rows(uint32_t to, const Cache& c, int64_t piece, const Unit& u,
+                            const Token& own) const {
+    constexpr int kPieces = kSteps * int(sizeof(C));
+    const char* from = c.data + u.kv_head * c.head + lane / kTile * piece;
+    if (own.block >= 0) from += own.block * c.block + own.slot * c.slot;
+    const int pieces = int(a.size) * int(sizeof(C)) / 16 - lane / kTile;
+    to += uint32_t(lane) * 16;
+#pragma unroll
+    for (int i = 0; i < kPieces / 2; ++i) {
+      if (2 * i < pieces) copy_16(to + uint32_t(i) * 512, from, own.block >= 0);
+      from += 2 * piece;
+    }
+  }
+  __device__ void copy_across(uint32_t to, const Unit& u, const Token& own, uint32_t live) const {
+    const Cache& c = a.values;
+    // 16 bytes hold 8 tokens of two bytes, or all of them; they are in one block.
+    constexpr int kHalves = kFp8 ? 1 : 2, kLanes = 32 / kHalves;
+    const int half = lane % kHalves, element = lane / kHalves;
+    uint32_t mine = kFp8 ? live : live >> 8 * half & 0xFF;
+    int row = mine ? 8 * half + __ffs(int(mine)) - 1 : 0;
+    Token at = from_lane(own, row);
+    const char* from = c.data + u.kv_head * c.head;
+    if (mine)
+      from += at.block * c.block + element * c.element +
+              int64_t(at.slot - uint32_t(token_at<kFp8>(row) - 8 * half)) * c.slot;
+    to += uint32_t(half * plane() + element * 16);
+#pragma unroll
+    for (int i = 0; i < kSteps * 16 / kLanes; ++i) {
+      if (element + i * kLanes < a.size) copy_16(to + uint32_t(i * kLanes * 16), from, mine);
+      if (mine) from += kLanes * c.element;
+    }
+  }
+  __device__ int plane() const { return l.steps * 256 + 64; }
+
+  // Starts the copies of the next tile that has a live token.
+  __device__ Tile issue(const Unit& u, Feed& f, int stage) const {
+    Token own;
+    uint32_t tile, live;
+    do {
+      tile = f.next;
+      if (tile * kTile >= f.span.end) return {0, 0};
+      uint32_t token = token_of(tile);
+      own = {-1, 0};
+      if (token >= f.span.first && token < f.span.end) {
+        Where at = where(a, token);
+        own = {block_of(a, u, token, at, f.entry[0], lane < kTile), at.slot};
+      }
+      live = __ballot_sync(0xFFFFFFFFu, own.block >= 0) & 0xFFFF;
+      f.next += uint32_t(num_warps);
+      f.entry[0] = f.entry[1], f.entry[1] = entry_of(u, f.span, f.next + uint32_t(num_warps));
+    } while (!live);
+    char* at = ring() + stage * l.stage_bytes;
+    if (l.keys_async)
+      copy_rows(address(at), a.keys, a.keys.piece, u, own);
+    else
+      gather_rows(reinterpret_cast<C*>(at), a.keys, u.kv_head, own, int(a.size));
+    char* values = at + l.key_bytes;
+    if (l.values == Lie::across)
+      copy_across(address(values), u, own, live);
+    else if (l.values_async)
+      copy_rows(address(values), a.values, 16, u, own);
+    else
+      gather_rows(reinterpret_cast<C*>(values), a.values, u.kv_head, own, int(a.size));
+    return {tile, live};
+  }
+
+  // Elements past the end of a head that is no multiple of 16: a product with 0 must be 0.
+  __device__ void clear_tails() const {
+    if constexpr (!kFp8) {
+      if (a.size % 16 == 0) return;
+      char* tail = ring() + a.size / 8 * 256 + lane * 16;
+      for (int s = 0; s < kStages; ++s, tail += l.stage_bytes)
+        if (lane < kTile) *reinterpret_cast<uint4*>(tail) = {};
+      __syncwarp();
+    }
+  }
+
+  // ---- arithmetic ----------------------------------------------------------------------------
+
+  struct Sums {
+    float o[kSteps][kTiles][4], top[kTiles][2], sum[kTiles][2];
+  };
+
+  __device__ void products(uint32_t keys, const Query& q, float (&s)[kTiles][4]) const {
+    float part[kTiles][2][4] = {};
+    keys += uint32_t((lane / 16 * kTile + lane % 16) * 16);
+    if constexpr (kFp8) {
+#pragma unroll
+      for (int k = 0; k < kSteps; k += 2) {
+        if (k >= l.steps) break;
+        Four codes, low, high;
+        load_matrices<false>(codes, keys + uint32_t(k) * 256);
+        decode_words(a.cached, codes, low, high);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          Four x = {low[2 * i], low[2 * i + 1], high[2 * i], high[2 * i + 1]};
+          if (i && k + 1 >= l.steps) break;
+#pragma unroll
+          for (int n = 0; n < kTiles; ++n) multiply_add<f16>(part[n][i], x, q.b[k + i][n]);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        if (k >= l.steps) break;
+        Four x;
+        load_matrices<false>(x, keys + uint32_t(k) * 512);
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n) multiply_add<C>(part[n][k % 2], x, q.b[k][n]);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[n][i] = part[n][0][i] + part[n][1][i];
+  }
+
+  // Row i / 2 * 8 + g, head 2t + i % 2.
+  __device__ void to_logits(const Unit& u, const Tile& tile, const Query& q,
+                            float (&s)[kTiles][4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = g + i / 2 * 8;
+      const bool live = tile.live >> row & 1;
+      const uint32_t token = tile.number * kTile + uint32_t(token_at<kFp8>(row));
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        float x = s[n][i] * q.factor[n][i % 2];
+        if (a.softcap != 0) x = a.softcap * tanhf(x / a.softcap) * kLog2e;
+        if (a.slopes)
+          x = fmaf(q.slope[n][i % 2], float(int32_t(token) - int32_t(u.span.end - 1)), x);
+        if (a.stride > 1 && live) {
+          int h = n * 8 + 2 * t + i % 2;
+          uint32_t start = token - where(a, token).slot;
+          if (!keeps(a, u.head + (h < u.heads ? h : 0), start, u.span.end))
+            x = bits_float(0xFF800000u);
+        }
+        s[n][i] = live ? x : bits_float(0xFF800000u);
+      }
+    }
+  }
+
+  // Logits to weights, relative to the new tops.
+  __device__ void weigh(float (&s)[kTiles][4], Sums& o, float (&decay)[kTiles][2]) const {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float most = fmaxf(s[n][j], s[n][j + 2]);
+#pragma unroll
+        for (int mask = 4; mask < 32; mask *= 2) most = fmaxf(most, shuffle_xor(most, mask));
+        most = fmaxf(most, o.top[n][j]);
+        // Without a finite logit nothing has a weight; -inf - -inf would be NaN.
+        const float base = most == bits_float(0xFF800000u) ? 0.0f : most;
+        decay[n][j] = exp2_quick(o.top[n][j] - base), o.top[n][j] = most;
+        s[n][j] = exp2_quick(s[n][j] - base), s[n][j + 2] = exp2_quick(s[n][j + 2] - base);
+        o.sum[n][j] = fmaf(o.sum[n][j], decay[n][j], s[n][j] + s[n][j + 2]);
+      }
+  }
+
+  // Weights as sums of 16-bit numbers, the largest first, none of them negative or, where the
+  // weight is not, zero: infinite values stay infinite. Turned into columns of heads.
+  __device__ void split_weights(const float (&s)[4], uint32_t (&p)[kParts][2]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float x = s[2 * i] * kGain, y = s[2 * i + 1] * kGain;
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        uint32_t pair;
+        float fx, fy;
+        if constexpr (__is_same(C, bf16)) {
+          pair = __byte_perm(float_bits(x), float_bits(y), 0x7632);
+          fx = bits_float(pair << 16), fy = bits_float(pair & 0xFFFF0000u);
+        } else {
+          asm("cvt.rz.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+          fx = to_float(f16{uint16_t(pair)}), fy = to_float(f16{uint16_t(pair >> 16)});
+        }
+        constexpr float kLeast = __is_same(C, bf16) ? 0x1p-100f : 0x1p-20f;
+        x = fmaxf(x - fx, kLeast), y = fmaxf(y - fy, kLeast);
+        p[part][i] = turn_matrix(pair);
+      }
+    }
+  }
+
+  __device__ void add_product(int m, const Four& v, const uint32_t (&p)[kTiles][kParts][2],
+                              const float (&decay)[kTiles][2], Sums& o) const {
+    using T = std::conditional_t<kFp8, f16, C>;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      float sum[4] = {};
+#pragma unroll
+      for (int part = kParts; part-- > 0;) multiply_add<T>(sum, v, p[n][part]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o.o[m][n][i] = fmaf(o.o[m][n][i], decay[n][i % 2], sum[i]);
+    }
+  }
+
+  template <bool kAcross>
+  __device__ void add_values(uint32_t values, const uint32_t (&p)[kTiles][kParts][2],
+                             const float (&decay)[kTiles][2], Sums& o) const {
+    const int i = lane / 8, r = lane % 8;
+    if constexpr (kFp8) {
+      // Across: elements, 8 rows at a time. Rows: pieces of 16 elements, 8 tokens at a time.
+      values += uint32_t((kAcross ? i * 8 + r : i / 2 * kTile + i % 2 * 8 + r) * 16);
+#pragma unroll
+      for (int m = 0; m < kSteps; m += 2) {
+        if (m >= l.steps) break;
+        Four codes, low, high;
+        load_matrices<!kAcross>(codes, values + uint32_t(m) * 256);
+        if constexpr (!kAcross)  // bytes: even and odd elements of two tokens
+          for (auto& c : codes) c = __byte_perm(c, 0, 0x3120);
+        decode_words(a.cached, codes, low, high);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          if (j && m + 1 >= l.steps) break;
+          const int x = 2 * j, y = x + 1;
+          if constexpr (kAcross)
+            add_product(m + j, {low[x], low[y], high[x], high[y]}, p, decay, o);
+          else
+            add_product(m + j, {low[x], high[x], low[y], high[y]}, p, decay, o);
+        }
+      }
+    } else {
+      values += kAcross ? uint32_t(i / 2 * plane() + (i % 2 * 8 + r) * 16)
+                        : uint32_t((i % 2 * kTile + i / 2 * 8 + r) * 16);
+#pragma unroll
+      for (int m = 0; m < kSteps; ++m) {
+        if (m >= l.steps) break;
+        Four v;
+        load_matrices<!kAcross>(v, values + uint32_t(m) * (kAcross ? 256 : 512));
+        add_product(m, v, p, decay, o);
+      }
+    }
+  }
+
+  __device__ void compute(const Unit& u, const Tile& tile, int stage, const Query& q,
+                          Sums& o) const {
+    char* keys = ring() + stage * l.stage_bytes;
+    char* values = keys + l.key_bytes;
+    if (l.values == Lie::across && tile.live != 0xFFFF)
+      clear_tokens<C>(values, plane(), l.steps * 16, tile.live);
+    float s[kTiles][4], decay[kTiles][2];
+    uint32_t p[kTiles][kParts][2];
+    products(address(keys), q, s);
+    to_logits(u, tile, q, s);
+    weigh(s, o, decay);
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) split_weights(s[n], p[n]);
+    if (l.values == Lie::across)
+      add_values<true>(address(values), p, decay, o);
+    else
+      add_values<false>(address(values), p, decay, o);
+  }
+
+  __device__ void put(Sums& o) const {
+    const State own = state(warp);
+    const bool pairs = kFp8 && l.values == Lie::rows;  // rows are even and odd elements
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int h = n * 8 + 2 * t + j;
+        float sum = o.sum[n][j];
+#pragma unroll
+        for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
+        if (!g) own.top[h] = o.top[n][j], own.sum[h] = sum;
+#pragma unroll
+        for (int m = 0; m < kSteps; ++m)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            int d = 16 * m + (pairs ? 2 * g + i : g + 8 * i);
+            if (d < a.size) own.values[h * own.pitch + d] = o.o[m][n][2 * i + j] * (1 / kGain);
+          }
+      }
+  }
+
+  __device__ void attend(const Unit& u, Span s) const {
+    Feed feed = start(u, s);
+    Query q;
+    Sums o = {};
+    for (auto& tops : o.top) tops[0] = tops[1] = bits_float(0xFF800000u);
+    clear_tails();
+    Tile tiles[kStages - 1];
+#pragma unroll
+    for (int i = 0; i < kStages - 1; ++i) tiles[i] = issue(u, feed, i), commit_copies();
+    load(u, q);
+    for (int stage = 0; tiles[0].live; stage = stage + 1 == kStages ? 0 : stage + 1) {
+      await_copies<kStages - 2>();
+      __syncwarp();
+      // The stage before this one is free: all lanes have read it.
+      Tile next = issue(u, feed, stage ? stage - 1 : kStages - 1);
+      commit_copies();
+      compute(u, tiles[0], stage, q, o);
+#pragma unroll
+      for (int i = 0; i + 1 < kStages - 1; ++i) tiles[i] = tiles[i + 1];
+      tiles[kStages - 2] = next;
+    }
+    await_copies<0>();
+    __syncwarp();
+    put(o);
+  }
+};
+
+template <class C, int kSteps, int kTiles>
+__global__ void __launch_bounds__(kPagedThreads, resident_blocks(kSteps, kTiles, sizeof(C)))
+    mma_paged_kernel(KVOPS_IN_PLACE Attention a, KVOPS_IN_PLACE MmaLayout l) {
+#if __CUDA_ARCH__ >= 800
+  extern __shared__ __align__(128) char mma_paged_memory[];
+  __shared__ LineScratch scratch;
+  Mma<C, kSteps, kTiles> kernel(a, l, mma_paged_memory);
+  run_line(a, scratch, kernel);
+#endif
+}
+
+}  // namespace kvops::gpu
+
+namespace kvops::cuda {
+
+// Of the file for each type of cache.
+template <class C>
+kvops_status launch_mma_paged(const char* op, const Grid& grid, const kvops_tensor& on,
+                              const gpu::Attention& a, const gpu::MmaLayout& l) {
+  auto start = [&]<int kSteps, int kTiles>() {
+    return launch(op, gpu::mma_paged_kernel<C, kSteps, kTiles>, grid, on, a, l);
+  };
+  if (l.steps > 8) return start.template operator()<16, 1>();
+  if (a.unit_heads > 8)
+    return l.steps > 4 ? start.template operator()<8, 2>() : start.template operator()<4, 2>();
+  return l.steps > 4 ? start.template operator()<8, 1>() : start.template operator()<4, 1>();
+}
+
+}  // namespace kvops::cuda
