@@ -83,13 +83,14 @@ TEST_CASE("options: impl takes the names that an operator has, and no other oper
       {"cpu_attention_with_kv_cache", {"portable", "bf16", "amx"}},
       {"onednn_mm", {"onednn", "highway"}},
       {"onednn_scaled_mm", {"onednn", "highway"}},
+      {"paged_attention_v1", {"mma", "portable"}},
   };
   size_t count = 0;
   auto* ops = kvops_ops(&count);
   for (size_t i = 0; i < count; ++i) {
     const string op = ops[i]->name;
     const auto known = names.find(op);
-    for (string name : {"portable", "bf16", "amx", "onednn", "highway", "no_such", ""}) {
+    for (string name : {"portable", "bf16", "amx", "onednn", "highway", "mma", "no_such", ""}) {
       CAPTURE(op, name);
       const bool has =
           known != names.end() && std::count(known->second.begin(), known->second.end(), name);
