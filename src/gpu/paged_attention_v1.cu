@@ -1,9 +1,11 @@
 // paged_attention_v1: one query token per sequence attends to its paged cache. The first of two
 // kernels that takes the call: matrix cores (src/cuda/paged_attention_mma.cuh), else the portable
 // one (paged_attention_portable.cu). Both cut the work as paged_attention.cuh says.
+#include <sys/random.h>
+
 #include <algorithm>
 #include <atomic>
-#include <random>
+#include <chrono>
 #include <string>
 
 #include "core/options.h"
@@ -39,10 +41,15 @@ T* data_of(const kvops_tensor& t) {
 int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 int64_t up_to_line(int64_t bytes) { return ceil_div(bytes, kLine) * kLine; }
 
+uint64_t random_number() {
+  uint64_t x = 0;
+  if (getrandom(&x, sizeof x, 0) == sizeof x) return x;
+  return uint64_t(std::chrono::system_clock::now().time_since_epoch().count());
+}
+
 // A number that no other call and no memory has, but for a chance of 2^-64.
 uint64_t next_stamp() {
-  static std::atomic<uint64_t> state{std::random_device{}() * 0x9E3779B97F4A7C15ull ^
-                                     std::random_device{}()};
+  static std::atomic<uint64_t> state{random_number()};
   uint64_t z = state.fetch_add(0x9E3779B97F4A7C15ull, std::memory_order_relaxed);
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
