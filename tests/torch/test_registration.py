@@ -99,6 +99,28 @@ def test_a_schema_that_is_there_is_served_by_its_own_arguments():
                     VERSION)
 
 
+OVERRIDING = """
+import torch
+from torch.library import Library
+theirs = Library("_C", "FRAGMENT")
+theirs.define("silu_and_mul_with_clamp(Tensor! result, Tensor input, float limit) -> ()")
+import kvops.torch
+kvops.torch.register(schema="2026-09")
+x, out = torch.randn(4, 64), torch.zeros(4, 32)
+torch.ops._C.silu_and_mul_with_clamp(out, x, 1.0)
+a, b = x.clamp(max=1.0)[:, :32], x.clamp(-1.0, 1.0)[:, 32:]
+torch.testing.assert_close(out, torch.nn.functional.silu(a) * b)
+assert len(torch.ops._C.silu_and_mul_with_clamp.default._schema.arguments) == 3
+assert len(torch.ops._C.rms_norm.default._schema.arguments) == 4
+"""
+
+
+@pytest.mark.skipif(int(torch.__version__.partition(".")[0]) < 2,
+                    reason="torch 2.0 is the first that lets two libraries define in a namespace")
+def test_beside_operators_that_are_loaded():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", OVERRIDING], check=True)
+
+
 @each_call
 def test_marks_are_true(name, i, device):
     """What is marked is written, what is not keeps its bytes, and nothing is returned."""
@@ -191,6 +213,45 @@ def test_the_library_refuses_in_its_own_words():
         torch.ops._C.rms_norm(out, x.double(), torch.zeros(64), 1e-6)
     with pytest.raises(kvops.Error, match="silu_and_mul: input: rank is 7, expected at most 6"):
         torch.ops._C.silu_and_mul(x, x[(None,) * 5])
+
+
+def test_nothing_to_do(device):
+    """No tokens, no rows, no requests: an empty call succeeds and writes nothing."""
+    def empty(*shape, dtype=torch.float32):
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    main, cache = torch.ops._C, torch.ops._C_cache_ops
+    main.rms_norm(empty(0, 64), empty(0, 64), empty(64), 1e-6)
+    main.fused_add_rms_norm(empty(0, 64), empty(0, 64), empty(64), 1e-6)
+    main.silu_and_mul(empty(0, 32), empty(0, 64))
+    main.rotary_embedding(empty(0, dtype=torch.int64), empty(0, 128), empty(0, 64), 64,
+                          empty(9, 64), True)
+    slots, one = empty(0, dtype=torch.int64), torch.ones(1, device=device)
+    for op, caches in (("reshape_and_cache", ((2, 1, 16, 8, 4), (2, 1, 64, 8))),
+                       ("reshape_and_cache_flash", ((2, 8, 1, 64),) * 2)):
+        caches = [empty(*shape) + 3 for shape in caches]
+        getattr(cache, op)(empty(5, 1, 64), empty(5, 1, 64), *caches, slots, "auto", one, one)
+        assert all((c == 3).all() for c in caches)
+    cache.concat_and_cache_mla(empty(0, 512), empty(0, 64), empty(2, 8, 576), slots, "auto", one)
+    half = torch.float16
+    cache.concat_mla_q(empty(0, 4, 512, dtype=half), empty(0, 4, 64, dtype=half),
+                       empty(0, 4, 576, dtype=half))
+
+
+@pytest.mark.skipif(not hasattr(torch, "set_default_device"), reason="torch 2.0 has the first")
+def test_a_default_device_changes_nothing():
+    """vLLM's tests set one; plans and handles stay on the CPU."""
+    arguments = make("get_scheduler_metadata", 0, "cpu")
+    torch.set_default_device("cuda" if CUDA else "meta")
+    try:
+        handle = torch.ops._C.create_onednn_mm_handler(torch.ones(8, 4, device="cpu"), 2)
+        out = torch.empty(3, 4, device="cpu")
+        torch.ops._C.onednn_mm(out, torch.ones(3, 8, device="cpu"), None,
+                               torch.tensor(handle, device="cpu"))
+        plan = operator("get_scheduler_metadata")(*arguments)
+        assert (out == 8).all() and plan.device.type == "cpu"
+    finally:
+        torch.set_default_device("cpu")
 
 
 def test_structs_are_shared_by_no_two_calls():

@@ -62,7 +62,7 @@ def plan_bytes(reqs, numbers):
 @kernel
 def get_scheduler_metadata(*arguments):
     tensors, numbers = plan_arguments(*arguments)
-    plan = torch.empty(_plan.bytes(tensors, numbers), dtype=torch.int8)
+    plan = torch.empty(_plan.bytes(tensors, numbers), dtype=torch.int8, device="cpu")
     _plan((*tensors[:3], plan), numbers)
     return plan
 
@@ -135,7 +135,7 @@ def cpu_has_amx_fp8():
 
 @kernel
 def create_onednn_mm_handler(b, primitive_cache_size):
-    handle = torch.zeros(1, dtype=torch.int64)
+    handle = torch.zeros(1, dtype=torch.int64, device="cpu")
     _create_mm((b, handle), (primitive_cache_size,))
     return handle.item()
 
@@ -143,7 +143,7 @@ def create_onednn_mm_handler(b, primitive_cache_size):
 @kernel
 def create_onednn_scaled_mm_handler(b, b_scales, output_type, dynamic_act_quant, use_azp,
                                     primitive_cache_size):
-    handle = torch.zeros(1, dtype=torch.int64)
+    handle = torch.zeros(1, dtype=torch.int64, device="cpu")
     _create_scaled_mm((b, one(b_scales), handle), (torch_dtype(output_type), dynamic_act_quant,
                                                    use_azp, primitive_cache_size))
     return handle.item()
