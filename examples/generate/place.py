@@ -82,6 +82,7 @@ class Device:
         self.stream = kvops.Stream(kind) if kind != "cpu" else None
         self.starts, self.twins = [], []  # sorted: where an array begins; (its end, its twin)
         self.constants, self.elsewhere = {}, set()
+        self.scratch = None  # the workspace
         self.blas = None
         if kind == "cuda":
             from .cublas import Cublas
@@ -168,10 +169,17 @@ class Device:
 
     # ---- operators and products ----
 
+    def _workspace(self, op, given):
+        """One for all calls, which follow each other on the stream; bytes of any value will do."""
+        size = kvops.workspace_bytes(op, **given) if kvops.ops[op].sized == "workspace" else 0
+        if size > (self.scratch.nbytes if self.scratch else 0):
+            self.scratch = kvops.empty((size,), "u8", self.device)
+        return {"workspace": self.scratch} if size else {}
+
     def prepare(self, op, **arguments):
         if self.name in kvops.ops[op].backends and op not in self.lacking:
             given = {name: self.twin(value) for name, value in arguments.items()}
-            return kvops.prepare(op, stream=self.stream, **given)
+            return kvops.prepare(op, stream=self.stream, **given, **self._workspace(op, given))
         self.elsewhere.add(op)
         return OnHost(self, kvops.prepare(op, **arguments), arguments, [
             value for name, value in arguments.items()
