@@ -35,17 +35,16 @@ struct Rows {
   int bits;        // of positions at a time
 };
 
-// Shared memory: bins, which become a bit per position, then the list. What is read last becomes
-// the result's place before it is written.
+// Shared memory: bins, which become a bit per position, the list, counts of bits.
 struct Room {
   uint32_t* bins;
   Candidate* list;
+  int* before;
 };
-
-template <int kThreads>
-__device__ void write_staged(const int32_t* staged, int k, int32_t* out) {
-  __syncthreads();
-  for (int i = int(threadIdx.x); i < k; i += kThreads) out[i] = staged[i];
+__device__ Room room_of(const Rows& rows, uint32_t* bins) {
+  auto* list =
+      reinterpret_cast<Candidate*>(bins + (rows.bits > 32 * kBins ? rows.bits / 32 : kBins));
+  return {bins, list, reinterpret_cast<int*>(list + rows.candidates)};
 }
 
 template <int kThreads>
@@ -56,10 +55,12 @@ __device__ void short_row(const LogitRow& row, const Rows& rows, const Room& roo
   __syncthreads();
   const Bound bound = items.bound(rows.k, rows.later, room.bins, s);
   const uint32_t taken = items.taken(bound, rows.later);
+  // By way of the bins, so that it is written in whole lines.
   auto* staged = reinterpret_cast<int32_t*>(room.bins);
   const bool fits = rows.k <= kBins;
   items.write(taken, fits ? staged : out, s);
-  if (fits) write_staged<kThreads>(staged, rows.k, out);
+  __syncthreads();
+  for (int i = int(threadIdx.x); fits && i < rows.k; i += kThreads) out[i] = staged[i];
 }
 
 // The sample: runs of four logits at equal distances.
@@ -83,22 +84,29 @@ struct Sample {
   }
 };
 
-// The least key that about 1.3 to 2 k logits have or exceed if the row is like the sample; the
-// margin is four standard deviations of the sample's count. 0: the list has no room for them.
-template <int kThreads>
-__device__ uint32_t guess(const LogitRow& row, const Rows& rows, const Room& room, TopKScratch& s) {
+// Of which rank in the sample the floor should be, and which it may be at most for the list to have
+// room: about 1.3 to 2 k logits are not below it if the row is like the sample; the margin is four
+// standard deviations of the sample's count.
+struct Aim {
+  int rank, most;
+};
+__device__ Aim aim_of(const LogitRow& row, const Rows& rows) {
   const float expected = float(kSample) * float(rows.k) / float(row.count);
-  const int rank = int(expected + 4 * sqrtf(expected)) + 4;
-  const int most = int(float(kSample) * float(rows.candidates) / float(row.count) * 0.75f);
-  if (rank >= most) return 0;
-  const Sample<kThreads> sample(row);
-  clear_bins(room.bins);
+  const float room = float(kSample) * float(rows.candidates) / float(row.count);
+  return {int(expected + 4 * sqrtf(expected)) + 4, int(room * 0.75f)};
+}
+
+// The least key that so many of the sample have or exceed; 0: -inf, or NaN.
+template <int kThreads>
+__device__ uint32_t guess(const Sample<kThreads>& sample, const Aim& aim, uint32_t* bins,
+                          TopKScratch& s) {
+  clear_bins(bins);
   __syncthreads();
-  count_values(sample.x, room.bins);
+  count_values(sample.x, bins);
   __syncthreads();
-  Span a = value_span(find<kThreads>(room.bins, rank, s), rank);
-  while (a.count - a.need > most - rank && a.low < a.high)
-    a = narrow<kThreads>(sample, a, room.bins, s);
+  Span a = value_span(find<kThreads>(bins, aim.rank, s), aim.rank);
+  while (a.count - a.need > aim.most - aim.rank && a.low < a.high)
+    a = narrow<kThreads>(sample, a, bins, s);
   return value_of(a.low) > kNone ? a.low : 0;
 }
 
@@ -165,9 +173,13 @@ __device__ int collect(const LogitRow& row, int rank, const Rows& rows, const Ro
   const int parts = parts_of(rows), part = (row.groups() + parts - 1) / parts;
   int group = rank * part + int(threadIdx.x);
   const int end = rank + 1 < parts ? (rank + 1) * part : row.groups();
+  const Aim aim = aim_of(row, rows);
+  floor = 0;
+  if (aim.rank >= aim.most) return 0;
   if (!threadIdx.x) s.candidates = 0;
+  const Sample<kThreads> sample(row);
   Batch b(row, group, kThreads, end);  // is on its way during the guess
-  floor = guess<kThreads>(row, rows, room, s);
+  floor = guess<kThreads>(sample, aim, room.bins, s);
   if (!floor) return 0;
   for (;;) {
     append(b, row.first(group), 4 * kThreads, value_of(floor), rows.candidates, room.list, s);
@@ -207,7 +219,7 @@ __device__ void listed_row(const LogitRow& row, int count, uint32_t floor, const
   const uint32_t low = floor == 0x80000000u ? floor - 1 : floor;
   const Span a = listed_span(items, low, rows.k, room.bins, s);
   // The bins are 0, and so the first bits.
-  for (int i = kBins + int(threadIdx.x); i < (row.count + 127) / 128 * 4; i += kThreads)
+  for (int i = kBins + int(threadIdx.x); i < groups_of(row.count) * 4; i += kThreads)
     room.bins[i] = 0;
   auto mark = [&](int position) { atomicOr(room.bins + position / 32, 1u << position % 32); };
   if (a.count <= kFew) {
@@ -230,9 +242,7 @@ __device__ void listed_row(const LogitRow& row, int count, uint32_t floor, const
     });
   }
   __syncthreads();
-  auto* staged = reinterpret_cast<int32_t*>(room.list);
-  write_bits<kThreads>(room.bins, 0, row.count, staged, s);
-  write_staged<kThreads>(staged, rows.k, out);
+  write_marked(items, room.bins, row.count, room.before, out, s);
 }
 
 template <int kThreads>
@@ -245,7 +255,7 @@ __device__ void streamed_row(const LogitRow& row, const Rows& rows, const Room& 
       bound_of<kThreads>(items, {0, 0xFFFFFFFFu, rows.k, row.count}, rows.later, room.bins, s);
   for (int begin = 0; begin < row.count; begin += rows.bits) {
     const int n = row.count - begin < rows.bits ? row.count - begin : rows.bits;
-    for (int i = int(threadIdx.x); i < (n + 127) / 128 * 128; i += kThreads) {
+    for (int i = int(threadIdx.x); i < groups_of(n) * kBitGroup; i += kThreads) {
       const uint32_t key = i < n ? key_of(row.data[(begin + i) * row.step]) : 0;
       const LaneMask taken = ballot(i < n && bound.takes(key, begin + i, rows.later));
       if (lane_id() % 32 == 0) room.bins[i / 32] = uint32_t(taken >> lane_id());
@@ -261,9 +271,7 @@ __global__ void __launch_bounds__(kThreads, kMaxThreads / kThreads)
     top_k_kernel(KVOPS_IN_PLACE Rows rows) {
   extern __shared__ Words4 shared[];
   __shared__ TopKScratch s;
-  auto* bins = reinterpret_cast<uint32_t*>(shared);
-  const Room room = {
-      bins, reinterpret_cast<Candidate*>(bins + (rows.bits > 32 * kBins ? rows.bits / 32 : kBins))};
+  const Room room = room_of(rows, reinterpret_cast<uint32_t*>(shared));
   const unsigned cluster = kLong ? unsigned(rows.cluster) : 1;
   const int rank = cluster > 1 ? int(blockIdx.x % cluster) : 0;
   for (int64_t i = blockIdx.x / cluster; i < rows.rows; i += gridDim.x / cluster) {
@@ -298,15 +306,16 @@ __global__ void __launch_bounds__(kThreads, kMaxThreads / kThreads)
 // Shared memory for rows of so many columns, in a block that may have so many bytes: bits of a row
 // that is as long as can be, a list of what a guess lets pass, each if there is room.
 int64_t plan(int64_t columns, int64_t bytes, Rows& rows) {
-  constexpr int64_t kBinBytes = kBins * 4;
+  // A group of bits has 16 bytes and a count of 4.
+  constexpr int64_t kBinBytes = kBins * 4, kLeast = kBinBytes / 4 * 5;
   const double expected = double(kSample) * rows.k / double(columns);
   const double guessed = (expected + 4 * std::sqrt(expected) + 4) * double(columns) / kSample;
   int64_t list = int64_t(std::max({2.5 * rows.k, 1.5 * guessed, 2048.0})) * 8 / 16 * 16;
-  if (list > bytes - kBinBytes) list = (bytes - kBinBytes) / 2 / 16 * 16;
-  int64_t bitmap = (columns + 127) / 128 * 16;
-  if (bitmap > bytes - list) bitmap = (bytes - list) / 16 * 16;
-  rows.candidates = int(list / 8), rows.bits = int(bitmap * 8);
-  return list + (bitmap > kBinBytes ? bitmap : kBinBytes);
+  if (list > bytes - kLeast) list = (bytes - kLeast) / 32 * 16;
+  int64_t groups = (columns + kBitGroup - 1) / kBitGroup;
+  groups = std::min(groups, (bytes - list) / (kBitGroup / 8 + 4));
+  rows.candidates = int(list / 8), rows.bits = int(groups * kBitGroup);
+  return list + std::max(groups * (kBitGroup / 8), kBinBytes) + groups * 4;
 }
 
 // Blocks of a row: where the rows alone leave SMs idle, and each part is worth a block. Two share a

@@ -191,34 +191,64 @@ struct Resident {
   }
 };
 
-// Writes the positions of n bits, the first of which is `begin`; how many there were. Words past
-// the last bit are 0 up to a multiple of four.
+// Bits of positions in groups of 128; those past the last position are 0.
+inline constexpr int kBitGroup = 128;
+__device__ inline int groups_of(int bits) { return (bits + kBitGroup - 1) / kBitGroup; }
+
+__device__ inline Group<uint32_t, 4> bit_group(const uint32_t* bits, int g) {
+  return load<4, true>(bits + 4 * g);
+}
+__device__ inline int population(const Group<uint32_t, 4>& w) {
+  return int(__popc(w.word[0])) + int(__popc(w.word[1])) + int(__popc(w.word[2])) +
+         int(__popc(w.word[3]));
+}
+
+// How many of n bits are set before the groups of this thread, [from, to), and in all.
+struct Before {
+  int from, to, before;
+};
+template <int kThreads>
+__device__ Before count_bits(const uint32_t* bits, int n, TopKScratch& s) {
+  const int groups = groups_of(n), per = (groups + kThreads - 1) / kThreads;
+  const int from = int(threadIdx.x) * per, to = from + per < groups ? from + per : groups;
+  int own = 0;
+  for (int g = from; g < to; ++g) own += population(bit_group(bits, g));
+  const int upto = warp_scan(own), all = shuffle(upto, kWarp - 1);
+  return {from, to, sum_below(all, s.warps[1]) + upto - own};
+}
+
+// Writes the positions of n bits, the first of which is `begin`; how many there were.
 template <int kThreads>
 __device__ int write_bits(const uint32_t* bits, int begin, int n, int32_t* out, TopKScratch& s) {
-  const int words = (n + 31) / 32;
-  int per = (words + kThreads - 1) / kThreads;
-  if (per > 1) per = (per + 3) / 4 * 4;
-  const int from = int(threadIdx.x) * per, to = from + per < words ? from + per : words;
-  auto group = [&](int i) {
-    if (per > 1) return load<4, true>(bits + i);
-    return Group<uint32_t, 4>{{bits[i], 0, 0, 0}};
-  };
-  int own = 0;
-  for (int i = from; i < to; i += 4) {
-    const auto w = group(i);
-    own += int(__popc(w.word[0])) + int(__popc(w.word[1])) + int(__popc(w.word[2])) +
-           int(__popc(w.word[3]));
-  }
-  const int upto = warp_scan(own), all = shuffle(upto, kWarp - 1);
-  out += sum_below(all, s.warps[1]) + upto - own;
-  for (int i = from; i < to; i += 4) {
-    const auto w = group(i);
-#pragma unroll
-    for (int u = 0; u < 4; u += 2)
-      for (uint64_t left = uint64_t(w.word[u + 1]) << 32 | w.word[u]; left; left &= left - 1)
-        *out++ = begin + (i + u) * 32 + int(__ffsll(static_cast<long long>(left))) - 1;
-  }
+  const Before b = count_bits<kThreads>(bits, n, s);
+  out += b.before;
+  for (int i = 4 * b.from; i < 4 * b.to; ++i)
+    for (uint32_t left = bits[i]; left; left &= left - 1)
+      *out++ = begin + 32 * i + int(__ffs(int(left))) - 1;
   return warp_sum(lane_id() < kThreads / kWarp ? s.warps[1].of[lane_id()] : 0);
+}
+
+// Writes the positions of those items whose bits are set; `before` has room for the groups.
+template <int kThreads>
+__device__ void write_marked(const Listed<kThreads>& items, const uint32_t* bits, int n,
+                             int* before, int32_t* out, TopKScratch& s) {
+  const Before b = count_bits<kThreads>(bits, n, s);
+  for (int g = b.from, sum = b.before; g < b.to; ++g) {
+    before[g] = sum;
+    sum += population(bit_group(bits, g));
+  }
+  __syncthreads();
+  for (int i = int(threadIdx.x); i < items.count; i += kThreads) {
+    const int position = items.list[i].position, g = position / kBitGroup;
+    const int word = position / 32 % 4;
+    const uint32_t own = bits[position / 32];
+    if (!(own >> position % 32 & 1)) continue;
+    const auto w = bit_group(bits, g);
+    int place = before[g] + int(__popc(own & ((1u << position % 32) - 1)));
+#pragma unroll
+    for (int j = 0; j < 3; ++j) place += j < word ? int(__popc(w.word[j])) : 0;
+    out[place] = position;
+  }
 }
 
 }  // namespace kvops::gpu

@@ -35,20 +35,21 @@ __device__ void order(Pair& a, Pair& b) {
   if (x < y) a = y, b = x;
 }
 
-// Each element of the lower half of a run of `size` with its mirror image in
-// the upper half.
-__device__ void flip(Pair* x, int64_t n, int64_t size) {
-  for (int64_t i = threadIdx.x; i < (n + size - 1) / size * (size / 2); i += kThreads) {
-    const int64_t run = i / (size / 2) * size, at = i % (size / 2), other = run + size - 1 - at;
+// Sizes and distances are powers of two. Each element of the lower half of a run of `size` with its
+// mirror image in the upper half.
+__device__ void flip(Pair* x, int n, int size) {
+  const int half = size / 2, pairs = (n + size - 1) / size * half;
+  for (int i = int(threadIdx.x); i < pairs; i += kThreads) {
+    const int at = i & (half - 1), run = (i - at) * 2, other = run + size - 1 - at;
     if (other < n) order(x[run + at], x[other]);
   }
   __syncthreads();
 }
 // Each element with the one `distance` behind it, in runs of two distances.
-__device__ void step(Pair* x, int64_t n, int64_t distance) {
-  const int64_t runs = (n + 2 * distance - 1) / (2 * distance);
-  for (int64_t i = threadIdx.x; i < runs * distance; i += kThreads) {
-    const int64_t at = i / distance * 2 * distance + i % distance;
+__device__ void step(Pair* x, int n, int distance) {
+  const int pairs = (n + 2 * distance - 1) / (2 * distance) * distance;
+  for (int i = int(threadIdx.x); i < pairs; i += kThreads) {
+    const int at = i + (i & -distance);
     if (at + distance < n) order(x[at], x[at + distance]);
   }
   __syncthreads();
@@ -61,10 +62,10 @@ __device__ void sort_tile(Pair* tile, int n) {
   }
 }
 
-__device__ void sort_long(Pair* x, int64_t n, Pair* tile) {
+__device__ void sort_long(Pair* x, int n, Pair* tile) {
   auto tiles = [&](bool merged) {
-    for (int64_t base = 0; base < n; base += kTile) {
-      const int m = n - base < kTile ? int(n - base) : kTile;
+    for (int base = 0; base < n; base += kTile) {
+      const int m = n - base < kTile ? n - base : kTile;
       for (int i = int(threadIdx.x); i < m; i += kThreads) tile[i] = x[base + i];
       __syncthreads();
       if (merged)
@@ -76,9 +77,9 @@ __device__ void sort_long(Pair* x, int64_t n, Pair* tile) {
     }
   };
   tiles(false);
-  for (int64_t size = 2 * kTile; size / 2 < n; size *= 2) {
+  for (int size = 2 * kTile; size / 2 < n; size *= 2) {
     flip(x, n, size);
-    for (int64_t d = size / 4; d >= kTile; d /= 2) step(x, n, d);
+    for (int d = size / 4; d >= kTile; d /= 2) step(x, n, d);
     tiles(true);
   }
 }
@@ -87,21 +88,21 @@ __global__ void __launch_bounds__(kThreads) sort_kernel(KVOPS_IN_PLACE Sort sort
   __shared__ Pair tile[kTile];
   for (int64_t r = blockIdx.x; r < sort.rows; r += gridDim.x) {
     const auto range = sort.ranges.range(r);
-    const int64_t n = range.count < sort.k ? range.count : sort.k;
+    const int n = range.count < sort.k ? int(range.count) : sort.k;
     const float* row = sort.logits + r * sort.stride + range.first * sort.step;
     int32_t* out = sort.indices + r * sort.out_stride;
     Pair* x = n <= kTile ? tile : sort.slices + blockIdx.x * sort.length;
-    for (int64_t i = threadIdx.x; i < n; i += kThreads) {
+    for (int i = int(threadIdx.x); i < n; i += kThreads) {
       const int32_t position = out[i];
       x[i] = Pair(key_of(row[position * sort.step])) << 32 | uint32_t(position);
     }
     __syncthreads();
     if (n <= kTile) {
-      sort_tile(tile, int(n));
+      sort_tile(tile, n);
     } else {
       sort_long(x, n, tile);
     }
-    for (int64_t i = threadIdx.x; i < n; i += kThreads) out[i] = int32_t(uint32_t(x[i]));
+    for (int i = int(threadIdx.x); i < n; i += kThreads) out[i] = int32_t(uint32_t(x[i]));
     __syncthreads();
   }
 }
