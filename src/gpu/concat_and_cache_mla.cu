@@ -12,6 +12,7 @@ constexpr const char* kOp = "concat_and_cache_mla";
 
 template <class T, class C>
 struct Tokens {
+  static constexpr bool kKnown = true;
   int64_t tokens;
   SlotMap slots;
   const T *latent, *rope;

@@ -5,6 +5,8 @@
 //   Source<T> source(i)                  both rows of token i
 //   C* entry(i, counts)                  nullptr: none; `counts`: this thread counts a bad slot
 //   const float* scale(i)                of plain fp8
+//   bool kKnown                          does the host know where entries begin? If not, each
+//                                        thread looks at its address before a wide store
 //
 //   plain         [latent | rope], copied or quantised: a thread has groups of 16 bytes of sources
 //   FP8_DS_MLA    512 e4m3 | 4 f32 scales, one per 128 elements | 64 16-bit rope elements: 64
@@ -31,12 +33,20 @@ struct Byte {
   uint8_t bits;
 };
 
-template <int N, class C, class T>
+// kKnown: `to` is a multiple of the group's size.
+template <bool kKnown, class C, int N>
+__device__ inline void put(C* to, const Group<C, N>& x) {
+  if (kKnown || reinterpret_cast<uintptr_t>(to) % (N * sizeof(C)) == 0)
+    store<true>(to, x);
+  else
+    store<false>(to, x);
+}
+template <bool kKnown, int N, class C, class T>
 __device__ inline void put_group(C* to, const Group<T, N>& x, const float* scale) {
   if constexpr (__is_same(T, C)) {
-    store<true>(to, x);
+    put<kKnown>(to, x);
   } else {
-    store<true>(to, convert<C>(x, Divider<T>(*scale)));
+    put<kKnown>(to, convert<C>(x, Divider<T>(*scale)));
   }
 }
 
@@ -68,7 +78,7 @@ __global__ void __launch_bounds__(kEntryThreads)
   }
 #pragma unroll
   for (int i = 0; i < kUnroll; ++i)
-    if (to[i]) put_group(to[i], x[i], scale[i]);
+    if (to[i]) put_group<Tokens::kKnown>(to[i], x[i], scale[i]);
 }
 
 // Bytes at any address, or at multiples of their number.
@@ -94,6 +104,26 @@ __device__ inline float most_of(float x, int lanes) {
   return x;
 }
 
+// Eight elements of the latent part of an FP8_DS_MLA entry, by lane 0 to 63 of a token: the 16 that
+// share a scale call this together, with or without an entry.
+template <class F8, class T>
+struct Fp8DsPart {
+  Group<F8, 8> codes;
+  float scale;
+
+  __device__ Fp8DsPart(const Group<T, 8>& x, bool pow2)
+      : scale(ds_mla_scale(most_of(magnitude_of(x), 16), Fp8Traits<F8>::kFnuz, pow2)) {
+    codes = convert<F8>(x, Divider<T>(scale));
+  }
+  template <bool kAligned>
+  __device__ void put(uint8_t* to, int lane) const {
+    put_bytes<kAligned>(to + lane * 8, Group<Byte, 8>{{codes.word[0], codes.word[1]}});
+    if (lane % 16 == 0)
+      put_bytes<kAligned>(to + kLatent + lane / 4, Group<Byte, 4>{{float_bits(scale)}});
+  }
+};
+inline constexpr int kFp8DsRope = 528;  // where the rope part begins
+
 template <class F8, class T, bool kAligned, int kUnroll, class Tokens>
 __global__ void __launch_bounds__(kEntryThreads)
     fp8_ds_entry_kernel(KVOPS_IN_PLACE Tokens tokens, bool pow2) {
@@ -116,13 +146,16 @@ __global__ void __launch_bounds__(kEntryThreads)
   }
 #pragma unroll
   for (int i = 0; i < kUnroll; ++i) {
-    float scale = ds_mla_scale(most_of(magnitude_of(x[i]), 16), Fp8Traits<F8>::kFnuz, pow2);
+    Fp8DsPart<F8, T> part(x[i], pow2);
     if (!to[i]) continue;
-    auto codes = convert<F8>(x[i], Divider<T>(scale));
-    put_bytes<kAligned>(to[i] + lane * 8, Group<Byte, 8>{{codes.word[0], codes.word[1]}});
-    if (lane % 16 == 0)
-      put_bytes<kAligned>(to[i] + kLatent + lane / 4, Group<Byte, 4>{{float_bits(scale)}});
-    put_bytes<kAligned>(to[i] + kLatent + 16 + 2 * lane, Group<Byte, 2>{{rope[i].bits}});
+    auto put = [&]<bool kWide>() {
+      part.template put<kWide>(to[i], lane);
+      put_bytes<kWide>(to[i] + kFp8DsRope + 2 * lane, Group<Byte, 2>{{rope[i].bits}});
+    };
+    if (Tokens::kKnown || reinterpret_cast<uintptr_t>(to[i]) % 8 == 0)
+      put.template operator()<kAligned>();
+    else
+      put.template operator()<false>();
   }
 }
 

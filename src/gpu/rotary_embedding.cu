@@ -4,7 +4,7 @@
 // cosines and sines once for all of them. Threads are numbered by token, heads and group, the
 // latter fastest. f32 inside, each output rounded once; one product of each sum is not rounded.
 #include "core/dispatch.h"
-#include "gpu/vec.cuh"
+#include "gpu/rotary.cuh"
 
 namespace kvops::KVOPS_GPU {
 namespace {
@@ -35,52 +35,16 @@ struct Rotation {
   uint32_t sign;  // of the sines: turned around when inverse
 };
 
-// First elements of the pairs of a group, and how they are read.
-template <class T, class C, bool kNeox, int N>
-struct Turn {
-  static constexpr int kElements = kNeox || N == 1 ? N : N / 2;  // pairs of a group
-  static constexpr bool kAligned = N > 1;
-  Group<T, kElements> x, y;                  // neox, or single pairs
-  Group<T, kAligned ? 2 * kElements : 1> v;  // neighbours
+// One product of each sum is not rounded.
+template <class C, int N>
+struct Contracted {
+  Group<C, N> cosines, sines;
+  uint32_t sign;
 
-  __device__ void read(const T* p, int64_t half) {
-    if constexpr (kNeox || !kAligned)
-      x = load<kElements, kAligned>(p), y = load<kElements, kAligned>(p + half);
-    else
-      v = load<2 * kElements, true>(p);
-  }
-  __device__ Two turned(int i, float c, float s) const {
-    float a, b;
-    if constexpr (kNeox || !kAligned)
-      a = x.number(i), b = y.number(i);
-    else
-      a = v.number(2 * i), b = v.number(2 * i + 1);
-    return {fmaf(a, c, -mul_rn(b, s)), fmaf(b, c, mul_rn(a, s))};
-  }
-  __device__ void turn(const Group<C, kElements>& cosine, const Group<C, kElements>& sine,
-                       uint32_t sign) {
-    auto flip = [&](int i) { return bits_float(float_bits(sine.number(i)) ^ sign); };
-    if constexpr (!kAligned) {
-      Two z = turned(0, cosine.number(0), flip(0));
-      x.set(0, from_float<T>(z.a)), y.set(0, from_float<T>(z.b));
-    } else {
-#pragma unroll
-      for (int i = 0; i < kElements; i += 2) {  // words as a whole
-        Two z = turned(i, cosine.number(i), flip(i));
-        Two next = turned(i + 1, cosine.number(i + 1), flip(i + 1));
-        if constexpr (kNeox) {
-          set_pair(x, i, z.a, next.a), set_pair(y, i, z.b, next.b);
-        } else {
-          set_pair(v, 2 * i, z.a, z.b), set_pair(v, 2 * i + 2, next.a, next.b);
-        }
-      }
-    }
-  }
-  __device__ void write(T* p, int64_t half) const {
-    if constexpr (kNeox || !kAligned)
-      store<kAligned>(p, x), store<kAligned>(p + half, y);
-    else
-      store<true>(p, v);
+  __device__ float cosine(int i) const { return cosines.number(i); }
+  __device__ float sine(int i) const { return bits_float(float_bits(sines.number(i)) ^ sign); }
+  __device__ Two turned(float x, float y, float c, float s) const {
+    return {fmaf(x, c, -mul_rn(y, s)), fmaf(y, c, mul_rn(x, s))};
   }
 };
 
@@ -95,7 +59,7 @@ __device__ T* head_of(const Rotation<T, C>& how, int64_t batch, int64_t token, i
 // N: elements of an access.
 template <class T, class C, bool kNeox, int N, int kUnroll>
 __global__ void __launch_bounds__(kThreads) rotary_kernel(KVOPS_IN_PLACE Rotation<T, C> how) {
-  using Pairs = Turn<T, C, kNeox, N>;
+  using Pairs = Turn<T, kNeox, N>;
   constexpr int kP = Pairs::kElements;
   int64_t thread = int64_t(blockIdx.x) * int(blockDim.x) + int(threadIdx.x);
   if (thread >= how.threads) return;
@@ -122,12 +86,12 @@ __global__ void __launch_bounds__(kThreads) rotary_kernel(KVOPS_IN_PLACE Rotatio
     return;
   }
   const C* line = how.cache + p * how.cache_stride + j;
-  auto cosine = load<kP, Pairs::kAligned>(line);
-  auto sine = load<kP, Pairs::kAligned>(line + how.half);
+  Contracted<C, kP> with = {load<kP, Pairs::kAligned>(line),
+                            load<kP, Pairs::kAligned>(line + how.half), how.sign};
 #pragma unroll
   for (int i = 0; i < kUnroll; ++i) {
     if (!head[i]) continue;
-    pairs[i].turn(cosine, sine, how.sign);
+    pairs[i].turn(with);
     pairs[i].write(head[i], second);
   }
 }

@@ -35,7 +35,7 @@ namespace kvops::KVOPS_GPU {
 inline gpu::SlotMap slot_map(const kvops_tensor& slots, int64_t blocks, int64_t block,
                              const kvops_tensor& faults) {
   return {static_cast<const int64_t*>(slots.data), slots.shape[0], blocks * block,
-          gpu::Splitter(block), static_cast<int64_t*>(faults.data)};
+          gpu::Splitter(block > 0 ? block : 1), static_cast<int64_t*>(faults.data)};
 }
 
 }  // namespace kvops::KVOPS_GPU
