@@ -12,6 +12,7 @@ struct Copy {
   char* to;
   const char* from;
   int64_t bytes;
+  int64_t element = 0;  // of the call: the first one, where several have been merged
 };
 
 // Bytes from the first element of a tensor to the end of the last one above it.
@@ -26,24 +27,24 @@ inline Copy copy_of(const kvops_swap_blocks_args& a, int64_t i) {
   auto* pair = static_cast<const int64_t*>(a.block_mapping.data) + i * a.block_mapping.stride[0];
   int64_t bytes = a.block_size_in_bytes, to = pair[a.block_mapping.stride[1]];
   return {static_cast<char*>(a.dst.data) + to * bytes,
-          static_cast<const char*>(a.src.data) + pair[0] * bytes, bytes};
+          static_cast<const char*>(a.src.data) + pair[0] * bytes, bytes, i};
 }
 inline Copy copy_of(const kvops_swap_blocks_batch_args& a, int64_t i) {
   auto at = [i](const kvops_tensor& t) { return static_cast<const int64_t*>(t.data)[i]; };
   return {reinterpret_cast<char*>(at(a.dst_ptrs)), reinterpret_cast<const char*>(at(a.src_ptrs)),
-          at(a.sizes)};
+          at(a.sizes), i};
 }
 
 inline bool ranges_meet(const char* a, const char* b, int64_t bytes) {
   return a < b + bytes && b < a + bytes;
 }
 
-// Calls emit(copy) for the n copies in their order, merged; empty ones and copies of a place onto
-// itself vanish.
+// Calls emit(copy) for copies first to last of the call in their order, merged; empty ones and
+// copies of a place onto itself vanish.
 template <class Args, class F>
-void for_each_merged(const Args& a, int64_t n, F&& emit) {
+void for_each_merged(const Args& a, int64_t first, int64_t last, F&& emit) {
   Copy run = {nullptr, nullptr, 0};
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = first; i < last; ++i) {
     Copy next = copy_of(a, i);
     if (!next.bytes || next.to == next.from) continue;
     bool continues = run.to + run.bytes == next.to && run.from + run.bytes == next.from;
@@ -55,6 +56,10 @@ void for_each_merged(const Args& a, int64_t n, F&& emit) {
     run = next;
   }
   if (run.bytes) emit(run);
+}
+template <class Args, class F>
+void for_each_merged(const Args& a, int64_t n, F&& emit) {
+  for_each_merged(a, 0, n, emit);
 }
 
 }  // namespace kvops

@@ -17,20 +17,13 @@ struct Facts {
   Limits limits = {};
 };
 
-// Two functions of the driver, found through the runtime: libcuda is not linked.
 struct Contexts {
   CUresult (*get)(CUcontext*) = nullptr;
   CUresult (*set)(CUcontext) = nullptr;
 
   Contexts() {
-    find("cuCtxGetCurrent", reinterpret_cast<void**>(&get));
-    find("cuCtxSetCurrent", reinterpret_cast<void**>(&set));
-  }
-  static void find(const char* name, void** function) {
-    cudaDriverEntryPointQueryResult result;
-    if (cudaGetDriverEntryPointByVersion(name, function, CUDART_VERSION, cudaEnableDefault,
-                                         &result))
-      *function = nullptr;
+    find_driver_function("cuCtxGetCurrent", CUDART_VERSION, get);
+    find_driver_function("cuCtxSetCurrent", CUDART_VERSION, set);
   }
 };
 const Contexts& contexts() {

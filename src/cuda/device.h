@@ -24,6 +24,17 @@ class DeviceGuard {
   cudaError_t error_;
 };
 
+// A function of the driver, found through the runtime, with the interface that it had in a version
+// of CUDA (12080: 12.8); nullptr: this driver has none. libcuda is not linked.
+template <class F>
+void find_driver_function(const char* name, unsigned version, F& function) {
+  cudaDriverEntryPointQueryResult result;
+  void* found = nullptr;
+  if (cudaGetDriverEntryPointByVersion(name, &found, version, cudaEnableDefault, &result))
+    found = nullptr;
+  function = reinterpret_cast<F>(found);
+}
+
 // "<function>: <argument>: <driver text>".
 kvops_status fail_cuda(const char* function, const char* argument, cudaError_t error);
 

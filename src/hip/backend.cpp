@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "gpu/copies.h"
 #include "gpu/launch.h"
 #include "hip/runtime.h"
 
@@ -156,6 +157,46 @@ constexpr Backend kBackend = {
 };
 
 }  // namespace
+
+// Memory of this device has no address on the CPU, pinned memory has two. Both may be pieces of an
+// allocation whose range HIP does not tell in one way for all.
+Memory memory_at(const void* address, const kvops_tensor& on) {
+  Memory memory;
+  hipPointerAttribute_t found = {};
+  auto error = with_device(on.device.index, [&] {
+    return api().PointerGetAttributes ? api().PointerGetAttributes(&found, address)
+                                      : hipErrorNotSupported;
+  });
+  if (error || !found.devicePointer) return memory;
+  memory.host = found.hostPointer && !found.isManaged;
+  memory.reachable = memory.host || found.isManaged || found.device == on.device.index;
+  auto begin = reinterpret_cast<uintptr_t>(address);
+  if (memory.host) {
+    auto* own = static_cast<const char*>(found.hostPointer);
+    auto* other = static_cast<const char*>(found.devicePointer);
+    memory.shift = other - own;
+  }
+  memory.begin = begin, memory.end = begin + 1;
+  return memory;
+}
+
+bool is_capturing(const kvops_tensor& on) { return capturing(on.device.index, on.stream); }
+
+// One by one: the batch of ROCm 7 has changed its parameters between releases.
+kvops_status driver_copies(const char* op, const kvops_tensor& on, const Copy* copies, int64_t n,
+                           const Batch*) {
+  for (auto* c = copies; c < copies + n; ++c) {
+    auto error = with_device(on.device.index, [&] {
+      return api().MemcpyAsync(c->to, c->from, size_t(c->bytes), hipMemcpyDefault,
+                               stream_of(on.stream));
+    });
+    if (!error) continue;
+    auto status = error == hipErrorOutOfMemory ? KVOPS_OUT_OF_MEMORY : KVOPS_DEVICE_ERROR;
+    return fail_at(c->element, status, op, "copy", "[%lld]: %s", (long long)c->element,
+                   api().GetErrorString(error));
+  }
+  return KVOPS_OK;
+}
 
 const Backend* backend(const char** why) { return runtime(why) ? &kBackend : nullptr; }
 

@@ -58,6 +58,7 @@ struct Opened : Runtime {
     KVOPS_HIP_FUNCTIONS(KVOPS_FIND)
 #undef KVOPS_FIND
     find(library, "hipGetDeviceProperties", GetDeviceProperties);
+    find(library, "hipPointerGetAttributes", PointerGetAttributes);
     if (!complete) {
       why = "libamdhip64 lacks functions of HIP 5";
       return;

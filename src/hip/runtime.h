@@ -30,6 +30,8 @@ struct Runtime {
   const char* (*GetErrorString)(hipError_t) = nullptr;
   // In HIP 6 this symbol still has the layout of HIP 5's struct; nullptr where it is gone.
   hipError_t (*GetDeviceProperties)(hipDeviceProp_t*, int) = nullptr;
+  // Of its struct only the type's numbers have changed.
+  hipError_t (*PointerGetAttributes)(hipPointerAttribute_t*, const void*) = nullptr;
   int devices = 0;
 };
 

@@ -2,7 +2,6 @@
 // replayed after everything on the device has changed: slots, data and scales.
 #include "graph.h"
 
-#include <catch2/catch.hpp>
 #include <numeric>
 #include <random>
 

@@ -1,0 +1,96 @@
+// How swap_blocks and swap_blocks_batch copy, on the host: which copies a kernel makes and which
+// the driver.
+//
+//   kernel   up to kMost pieces of 64 KiB, their addresses in the kernel's parameters; the CPU's
+//            memory where it is pinned. A copy of blocks within an H200's memory, 64 KiB each, is
+//            bound by memory; the driver takes 4 us for each one, also in a batch.
+//   driver   one copy at a time: memory that no kernel reaches (pageable, another device's), and
+//            copies within the device that are long enough to be worth one each.
+//            As a batch: long copies between CPU and device. The copy engine moves 54 GB/s where
+//            kernels move 50; each of its copies takes 0.6 us more, so both are even near 256 KiB.
+#pragma once
+#include <vector>
+
+#include "core/copies.h"
+#include "gpu/launch.h"
+
+namespace kvops::KVOPS_GPU {
+
+// ---- the back end's part ------------------------------------------------------------------------
+
+// What an address leads to; the whole range [begin, end) around it has the same answer, if one is
+// known.
+struct Memory {
+  uintptr_t begin = 0, end = 0;
+  int64_t shift = 0;       // to the address that kernels use
+  bool reachable = false;  // by kernels of the device
+  bool host = false;       // the CPU's
+};
+Memory memory_at(const void* address, const kvops_tensor& on);
+
+// Is a graph being recorded on the stream? If that cannot be said: yes.
+bool is_capturing(const kvops_tensor& on);
+
+// Queues n copies that do not depend on each other: as a batch if that is given, one after the
+// other where there is no such thing. The error names the element of the copy that failed.
+struct Batch {
+  bool any_order;  // sources may be read before earlier work of the stream ends
+};
+kvops_status driver_copies(const char* op, const kvops_tensor& on, const Copy* copies, int64_t n,
+                           const Batch* batch);
+
+// ---- the common part ----------------------------------------------------------------------------
+
+inline constexpr int64_t kPiece = 64 << 10, kLongOnLink = 512 << 10, kLongWithin = 32 << 20;
+
+#if defined(__HIP__)
+inline constexpr int kMost = 200;  // a kernel's parameters have 4 KiB
+#else
+inline constexpr int kMost = 1000;  // 20 KiB; up to 32 are possible, and take longer to queue
+#endif
+inline constexpr int kFew = 200;
+
+template <int N>
+struct Pieces {
+  uint32_t count = 0, longest = 0;
+  uint32_t bytes[N];
+  struct {
+    const char* from;
+    char* to;
+  } at[N];
+};
+
+// Copies that do not depend on each other between two calls of flush().
+class Copies {
+ public:
+  Copies(const char* op, const kvops_tensor& on, bool any_order);
+  // The tensor lies on the device: its addresses are not asked for.
+  void know(const kvops_tensor& t);
+  bool is_reachable(const char* address, int64_t bytes);
+  kvops_status add(Copy copy);
+  kvops_status flush();
+
+ private:
+  // Where kernels find the first `bytes` from an address on.
+  struct Side {
+    uintptr_t address;
+    int64_t bytes;
+    bool reachable, host;
+  };
+  Side look(const char* address, int64_t bytes, size_t& hint);
+  Memory memory(uintptr_t address, size_t& hint);
+  kvops_status add_whole(const Copy& copy, const Side& from, const Side& to);
+  kvops_status cut(const Side& from, const Side& to, int64_t bytes);
+  kvops_status launch_pieces(Pieces<kMost>& pieces);
+
+  const char* op_;
+  const kvops_tensor& on_;
+  Batch batch_;
+  std::vector<Memory> known_;  // by address, apart from each other
+  size_t hints_[2] = {0, 0};
+  std::vector<Copy> long_;
+  Pieces<kMost> pieces_[2];  // within the device; to or from the CPU
+  int most_ = kFew;          // the first kernel is queued soon
+};
+
+}  // namespace kvops::KVOPS_GPU
