@@ -34,8 +34,9 @@ struct Tokens {
   __device__ C* entry(int64_t i, bool counts) const {
     auto [layer, t] = a_layer(i);
     auto address = uint64_t(caches[layer]);
+    int64_t slot = slots.slot[layer * slot_stride + t];  // both are on their way
     if (!address) return nullptr;
-    Place place = slots.place_of(slots.slot[layer * slot_stride + t], counts);
+    Place place = slots.place_of(slot, counts);
     if (place.block < 0) return nullptr;
     return reinterpret_cast<C*>(address + uint64_t(place.block) * block_bytes +
                                 uint64_t(place.at) * entry_bytes);

@@ -17,7 +17,12 @@ using namespace kvops::gpu;
 using Args = kvops_concat_and_cache_mla_rope_fused_args;
 
 constexpr const char* kOp = "concat_and_cache_mla_rope_fused";
-constexpr int kThreads = 256, kHeads = 4;  // of a thread, at most
+// Heads, groups of a latent, rows of FP8_DS_MLA: of a thread, at most.
+constexpr int kThreads = 256, kGroups = 4, kRows = 2;
+template <bool kNeox, int N>
+constexpr int kHeads = N == 1  ? 1
+                       : kNeox ? 2
+                               : 4;  // four accesses of 16 bytes
 
 enum class Store { copy, e4m3, e5m2, e4m3fnuz, e5m2fnuz, ds, ds_fnuz };
 
@@ -40,7 +45,9 @@ struct Fused {
   const float* scale;
   Store store;
   bool pow2;
-  Splitter groups, spread, latents;  // of half a row of rope; threads along heads; of a latent
+  // Groups of half a row of rope; threads along heads, along a latent.
+  Splitter groups, spread, latents;
+  int64_t latent_groups, ds_rows;  // of a latent; rows that are a thread's first
   int64_t query_blocks, key_blocks;
   bool latent_counts;  // bad indices; else who has the first group of k_pe
 };
@@ -64,51 +71,6 @@ __device__ char* entry_of(const Fused<T>& how, int64_t row, bool counts) {
   return how.cache + place.block * how.block_bytes + place.at * how.entry_bytes;
 }
 
-// Cosines and sines of N pairs, rounded to T; each product of a pair is rounded, then their sum.
-template <class T, int N>
-struct Rounded {
-  float cosines[N], sines[N];
-  bool nan = false;
-
-  template <class C>
-  __device__ void read(const C* cosine, const C* sine) {
-    auto c = load<N, (N > 1)>(cosine), s = load<N, (N > 1)>(sine);
-#pragma unroll
-    for (int i = 0; i < N; ++i) cosines[i] = rounded(c.get(i)), sines[i] = rounded(s.get(i));
-  }
-  __device__ Rounded(const Fused<T>& how, int64_t position, int64_t pair) {
-    const char* row = how.table + position * how.table_row;
-    if (sizeof(T) == 4 || how.wide_table) {
-      auto* cosine = reinterpret_cast<const float*>(row) + pair;
-      read(cosine, cosine + how.half);
-    } else {
-      auto* cosine = reinterpret_cast<const T*>(row) + pair;
-      read(cosine, cosine + how.half);
-    }
-  }
-  static __device__ float rounded(T x) { return to_float(x); }
-  template <class C>
-  static __device__ float rounded(C x) {
-    return to_float(from_float<T>(x));
-  }
-  __device__ float cosine(int i) const { return cosines[i]; }
-  __device__ float sine(int i) const { return sines[i]; }
-  __device__ Two turned(float x, float y, float c, float s) {
-    Two first = products(mul_rn(x, c), mul_rn(y, s)), other = products(mul_rn(y, c), mul_rn(x, s));
-    Two z = {add_rn(first.a, -first.b), add_rn(other.a, other.b)};
-    nan = nan || z.a != z.a || z.b != z.b;
-    return z;
-  }
-  static __device__ Two products(float a, float b) {
-    if constexpr (sizeof(T) == 4) {
-      return {a, b};
-    } else {
-      uint32_t pair = from_pair<T>(a, b);
-      return {to_float(T{uint16_t(pair)}), to_float(T{uint16_t(pair >> 16)})};
-    }
-  }
-};
-
 // N: elements of an access; 1: of any address, where the order of pairs is looked up.
 template <class T, bool kNeox, int N>
 struct Shapes {
@@ -123,6 +85,9 @@ struct Shapes {
   static __device__ int64_t second(const Fused<T>& how) {
     return (N > 1 ? kNeox : how.neox) ? how.half : 1;
   }
+  static __device__ Angles angles(const Fused<T>& how, int64_t position, int64_t group) {
+    return {how.table + position * how.table_row, how.wide_table, group * kP, how.half};
+  }
   static __device__ void turn(Pairs& pairs, Angles& angles) {
     angles.nan = false;
     pairs.turn(angles);
@@ -133,7 +98,7 @@ struct Shapes {
 template <class T, bool kNeox, int N>
 __device__ void turn_queries(const Fused<T>& how, int64_t thread) {
   using S = Shapes<T, kNeox, N>;
-  constexpr int kUnroll = N > 1 ? kHeads : 1;
+  constexpr int kUnroll = kHeads<kNeox, N>;
   auto [rest, group] = how.groups(thread);
   auto [row, first] = how.spread(rest);
   if (row >= how.rows) return;
@@ -149,7 +114,7 @@ __device__ void turn_queries(const Fused<T>& how, int64_t thread) {
   }
   int64_t position = position_of(how, row, false);
   if (position < 0) return;
-  typename S::Angles angles(how, position, group * S::kP);
+  auto angles = S::angles(how, position, group);
 #pragma unroll
   for (int i = 0; i < kUnroll; ++i) {
     if (!head[i]) continue;
@@ -158,23 +123,39 @@ __device__ void turn_queries(const Fused<T>& how, int64_t thread) {
   }
 }
 
+// The scale of fp8 caches, read before it is needed.
+template <class T>
+__device__ float scale_of(const Fused<T>& how) {
+  return how.store == Store::copy || how.store >= Store::ds ? 1.0f : *how.scale;
+}
+
 template <class C, class T, int N>
-__device__ inline void put_codes(char* to, const Group<T, N>& x, const float* scale) {
-  put<false>(reinterpret_cast<C*>(to), convert<C>(x, Divider<T>(*scale)));
+__device__ inline void put_codes(char* to, const Group<T, N>& x, const Divider<T>& divide) {
+  put<false>(reinterpret_cast<C*>(to), convert<C>(x, divide));
+}
+// Records are bytes: halves in them may begin anywhere.
+template <class T, int N>
+__device__ inline void put_halves(char* to, const Group<T, N>& x) {
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(T) == 0)
+    return put<false>(reinterpret_cast<T*>(to), x);
+  Group<Byte, N* int(sizeof(T))> bytes;
+  for (int i = 0; i < int(sizeof bytes.word / 4); ++i) bytes.word[i] = x.word[i];
+  put_bytes<false>(reinterpret_cast<uint8_t*>(to), bytes);
 }
 template <class T, int N>
-__device__ inline void put_as(const Fused<T>& how, char* to, const Group<T, N>& x) {
-  switch (how.store) {
+__device__ inline void put_as(Store store, char* to, const Group<T, N>& x,
+                              const Divider<T>& divide) {
+  switch (store) {
     case Store::e4m3:
-      return put_codes<f8_e4m3>(to, x, how.scale);
+      return put_codes<f8_e4m3>(to, x, divide);
     case Store::e5m2:
-      return put_codes<f8_e5m2>(to, x, how.scale);
+      return put_codes<f8_e5m2>(to, x, divide);
     case Store::e4m3fnuz:
-      return put_codes<f8_e4m3fnuz>(to, x, how.scale);
+      return put_codes<f8_e4m3fnuz>(to, x, divide);
     case Store::e5m2fnuz:
-      return put_codes<f8_e5m2fnuz>(to, x, how.scale);
+      return put_codes<f8_e5m2fnuz>(to, x, divide);
     default:
-      return put<false>(reinterpret_cast<T*>(to), x);
+      return put_halves(to, x);
   }
 }
 
@@ -190,51 +171,76 @@ __device__ void turn_keys(const Fused<T>& how, int64_t thread) {
   bool counts = !group && !how.latent_counts;
   char* to = entry_of(how, row, counts);
   int64_t position = position_of(how, row, counts);
+  float scale = scale_of(how);
   if (position < 0) return;
-  typename S::Angles angles(how, position, group * S::kP);
+  auto angles = S::angles(how, position, group);
   S::turn(pairs, angles);
   pairs.write(key, S::second(how));
   if (!to) return;
+  Divider<T> divide(scale);
   to += how.rope_at + S::at(how, group) * how.rope_size;
   if constexpr (S::Pairs::kApart) {
-    put_as(how, to, pairs.x);
-    put_as(how, to + S::second(how) * how.rope_size, pairs.y);
+    put_as(how.store, to, pairs.x, divide);
+    put_as(how.store, to + S::second(how) * how.rope_size, pairs.y, divide);
   } else {
-    put_as(how, to, pairs.v);
+    put_as(how.store, to, pairs.v, divide);
   }
 }
 
+// Up to kGroups groups of one row.
 template <class T, int N>
 __device__ void store_latents(const Fused<T>& how, int64_t thread) {
-  auto [row, group] = how.latents(thread);
+  auto [row, first] = how.latents(thread);
   if (row >= how.rows) return;
-  auto x = load<N, (N > 1)>(how.latent + row * how.latent_row + group * N);
-  char* to = entry_of(how, row, !group);
-  if (position_of(how, row, !group) < 0 || !to) return;
-  put_as(how, to + group * N * how.cache_size, x);
+  Group<T, N> x[kGroups];
+#pragma unroll
+  for (int i = 0; i < kGroups; ++i) {
+    int64_t group = first + i * how.latents.d;
+    if (group < how.latent_groups)
+      x[i] = load<N, (N > 1)>(how.latent + row * how.latent_row + group * N);
+  }
+  float scale = scale_of(how);
+  int64_t position = position_of(how, row, !first);
+  char* to = entry_of(how, row, !first);
+  if (position < 0 || !to) return;
+  Divider<T> divide(scale);
+#pragma unroll
+  for (int i = 0; i < kGroups; ++i) {
+    int64_t group = first + i * how.latents.d;
+    if (group < how.latent_groups) put_as(how.store, to + group * N * how.cache_size, x[i], divide);
+  }
 }
 
+// Eight elements of up to kRows rows, of which 64 threads share each.
 template <class F8, class T, bool kAligned>
 __device__ void store_ds_latents(const Fused<T>& how, int64_t thread) {
-  auto [row, lane] = how.latents(thread);  // of 64
-  Group<T, 8> x = {};
-  char* to = nullptr;
-  if (row < how.rows) {
-    x = load<8, kAligned>(how.latent + row * how.latent_row + lane * 8);
-    to = entry_of(how, row, !lane);
-    if (position_of(how, row, !lane) < 0) to = nullptr;
+  auto [first, lane] = how.latents(thread);
+  Group<T, 8> x[kRows];
+  char* to[kRows];
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    int64_t row = first + i * how.ds_rows;
+    x[i] = {}, to[i] = nullptr;
+    if (first >= how.ds_rows || row >= how.rows) continue;
+    x[i] = load<8, kAligned>(how.latent + row * how.latent_row + lane * 8);
+    to[i] = entry_of(how, row, !lane);
+    if (position_of(how, row, !lane) < 0) to[i] = nullptr;
   }
-  Fp8DsPart<F8, T> part(x, how.pow2);
-  if (!to) return;
-  auto* entry = reinterpret_cast<uint8_t*>(to);
-  if (reinterpret_cast<uintptr_t>(to) % 8)
-    part.template put<false>(entry, int(lane));
-  else
-    part.template put<true>(entry, int(lane));
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    Fp8DsPart<F8, T> part(x[i], how.pow2);
+    if (!to[i]) continue;
+    auto* entry = reinterpret_cast<uint8_t*>(to[i]);
+    if (reinterpret_cast<uintptr_t>(entry) % 8)
+      part.template put<false>(entry, int(lane));
+    else
+      part.template put<true>(entry, int(lane));
+  }
 }
 
 template <class T, bool kNeox, int N>
-__global__ void __launch_bounds__(kThreads) fused_kernel(KVOPS_IN_PLACE Fused<T> how) {
+__global__ void __launch_bounds__(kThreads, kNeox&& N > 1 ? 4 : 2)
+    fused_kernel(KVOPS_IN_PLACE Fused<T> how) {
   int64_t block = blockIdx.x;
   auto thread = [&] { return block * int(blockDim.x) + int(threadIdx.x); };
   if (block < how.query_blocks) return turn_queries<T, kNeox, N>(how, thread());
@@ -305,7 +311,9 @@ Fused<T> fused_of(const Args& a, int64_t pairs, int64_t elements) {
           .pow2 = a.scale_rule == KVOPS_SCALE_POW2,
           .groups = at_least_1(half / pairs),
           .spread = Splitter(1),
-          .latents = at_least_1(ds ? kLatent / 8 : latent.shape[1] / elements),
+          .latents = Splitter(1),
+          .latent_groups = ds ? kLatent / 8 : latent.shape[1] / elements,
+          .ds_rows = key.shape[0],
           .query_blocks = 0,
           .key_blocks = 0,
           .latent_counts = latent.shape[1] > 0};
@@ -316,12 +324,20 @@ kvops_status run(const Args& a) {
   int64_t pairs = kNeox || N == 1 ? N : N / 2;
   Fused<T> how = fused_of<T>(a, pairs, N);
   int64_t key = how.half ? how.rows * how.groups.d : 0, query = key * how.heads;
-  // H200, as rotary_embedding: four heads of a thread once that leaves every SM eight blocks.
+  // H200, as rotary_embedding: several heads of a thread once that leaves every SM eight blocks.
   int64_t units = compute_units(a.kv_c);
-  int64_t unroll = N > 1 && query >= 8 * kHeads * kThreads * units ? kHeads : 1;
+  int64_t most = kHeads<kNeox, N>, unroll = query >= 8 * most * kThreads * units ? most : 1;
   how.spread = Splitter(how.heads > 0 ? (how.heads + unroll - 1) / unroll : 1);
   query = how.heads ? key * how.spread.d : 0;
-  int64_t latent = how.latent_counts ? how.rows * how.latents.d : 0;
+  int64_t latent = how.rows * how.latent_groups, each = kGroups;
+  while (each > 1 && latent < each * 512 * units) each /= 2;
+  int64_t along = how.latent_groups;
+  if (how.store >= Store::ds)
+    how.ds_rows = each > 1 ? (how.rows + kRows - 1) / kRows : how.rows;
+  else if (along)
+    along = (along + each - 1) / each;
+  how.latents = Splitter(along ? along : 1);
+  latent = (how.store >= Store::ds ? how.ds_rows : how.rows) * along;
   int threads = query + latent < 512 * units ? 128 : kThreads;
   auto blocks = [&](int64_t items) { return (items + threads - 1) / threads; };
   how.query_blocks = blocks(query), how.key_blocks = blocks(key);

@@ -133,7 +133,18 @@ bool Copies::is_reachable(const char* address, int64_t bytes) {
   return true;
 }
 
-kvops_status Copies::add(Copy copy) {
+kvops_status Copies::add(const Copy& copy) {
+  if (is_near(copy.from, copy.bytes, hints_[0]) && is_near(copy.to, copy.bytes, hints_[1])) {
+    auto side = [&](const void* address, const Memory& m) {
+      return Side{reinterpret_cast<uintptr_t>(address) + uintptr_t(m.shift), copy.bytes, true,
+                  m.host};
+    };
+    return add_whole(copy, side(copy.from, known_[hints_[0]]), side(copy.to, known_[hints_[1]]));
+  }
+  return add_parts(copy);
+}
+
+kvops_status Copies::add_parts(Copy copy) {
   for (Copy part = copy; copy.bytes > 0; copy.bytes -= part.bytes) {
     Side from = look(copy.from, copy.bytes, hints_[0]), to = look(copy.to, copy.bytes, hints_[1]);
     part = copy, part.bytes = std::min(from.bytes, to.bytes);
@@ -143,28 +154,26 @@ kvops_status Copies::add(Copy copy) {
   return KVOPS_OK;
 }
 
-kvops_status Copies::add_whole(const Copy& copy, const Side& from, const Side& to) {
+inline kvops_status Copies::add_whole(const Copy& copy, const Side& from, const Side& to) {
   if (!from.reachable || !to.reachable || (from.host && to.host))
     return driver_copies(op_, on_, &copy, 1, nullptr);
   if (ranges_meet(copy.to, copy.from, copy.bytes))
     return launch(op_, move_kernel, {.x = 1, .threads = kMaxThreads}, on_, copy.to, copy.from,
                   copy.bytes);
   bool link = from.host || to.host;
-  if (copy.bytes >= (link ? kLongOnLink : kLongWithin)) {
-    long_.push_back(copy);
-    return KVOPS_OK;
-  }
-  return cut(from, to, copy.bytes);
+  if (copy.bytes < (link ? kLongOnLink : kLongWithin))
+    return cut(from.address, to.address, copy.bytes, link);
+  long_.push_back(copy);
+  return KVOPS_OK;
 }
 
-kvops_status Copies::cut(const Side& from, const Side& to, int64_t bytes) {
-  auto& pieces = pieces_[from.host || to.host];
+inline kvops_status Copies::cut(uintptr_t from, uintptr_t to, int64_t bytes, bool link) {
+  auto& pieces = pieces_[link];
   for (int64_t at = 0; at < bytes; at += kPiece) {
     auto i = pieces.count++;
     auto size = uint32_t(std::min(bytes - at, kPiece));
     pieces.bytes[i] = size;
-    pieces.at[i] = {reinterpret_cast<const char*>(from.address) + at,
-                    reinterpret_cast<char*>(to.address) + at};
+    pieces.at[i] = {reinterpret_cast<const char*>(from) + at, reinterpret_cast<char*>(to) + at};
     pieces.longest = std::max(pieces.longest, size);
     if (pieces.count < uint32_t(most_)) continue;
     if (auto s = launch_pieces(pieces)) return s;
@@ -172,21 +181,24 @@ kvops_status Copies::cut(const Side& from, const Side& to, int64_t bytes) {
   return KVOPS_OK;
 }
 
+template <int N>
+kvops_status Copies::launch_few(const Grid& grid, const Pieces<kMost>& pieces) {
+  Pieces<N> few;
+  few.count = pieces.count, few.longest = pieces.longest;
+  std::copy_n(pieces.bytes, pieces.count, few.bytes);
+  std::copy_n(pieces.at, pieces.count, few.at);
+  return launch(op_, copy_kernel<N>, grid, on_, few);
+}
+
 kvops_status Copies::launch_pieces(Pieces<kMost>& pieces) {
   if (!pieces.count) return KVOPS_OK;
   int64_t blocks = int64_t(pieces.count) * ((pieces.longest + kTile - 1) / kTile);
   if (&pieces == &pieces_[1]) blocks = std::min(blocks, kLinkBlocks);
   Grid grid = {.x = blocks, .threads = kThreads};
-  kvops_status status;
-  if (pieces.count <= uint32_t(kFew)) {
-    Pieces<kFew> few;
-    few.count = pieces.count, few.longest = pieces.longest;
-    std::copy_n(pieces.bytes, pieces.count, few.bytes);
-    for (uint32_t i = 0; i < pieces.count; ++i) few.at[i] = {pieces.at[i].from, pieces.at[i].to};
-    status = launch(op_, copy_kernel<kFew>, grid, on_, few);
-  } else {
-    status = launch(op_, copy_kernel<kMost>, grid, on_, pieces);
-  }
+  auto status = pieces.count <= uint32_t(kFew) ? launch_few<kFew>(grid, pieces)
+                : pieces.count <= uint32_t(kSome)
+                    ? launch_few<kSome>(grid, pieces)
+                    : launch(op_, copy_kernel<kMost>, grid, on_, pieces);
   pieces.count = pieces.longest = 0;
   most_ = kMost;
   return status;

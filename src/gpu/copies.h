@@ -1,13 +1,13 @@
 // How swap_blocks and swap_blocks_batch copy, on the host: which copies a kernel makes and which
 // the driver.
 //
-//   kernel   up to kMost pieces of 64 KiB, their addresses in the kernel's parameters; the CPU's
+//   kernel   up to kMost pieces of 256 KiB, their addresses in the kernel's parameters; the CPU's
 //            memory where it is pinned. A copy of blocks within an H200's memory, 64 KiB each, is
 //            bound by memory; the driver takes 4 us for each one, also in a batch.
 //   driver   one copy at a time: memory that no kernel reaches (pageable, another device's), and
 //            copies within the device that are long enough to be worth one each.
-//            As a batch: long copies between CPU and device. The copy engine moves 54 GB/s where
-//            kernels move 50; each of its copies takes 0.6 us more, so both are even near 256 KiB.
+//            As a batch: long copies between CPU and device. The copy engine moves 55 GB/s where
+//            kernels move 51, but each of its copies takes 0.5 us more: even at 512 KiB.
 #pragma once
 #include <vector>
 
@@ -41,23 +41,25 @@ kvops_status driver_copies(const char* op, const kvops_tensor& on, const Copy* c
 
 // ---- the common part ----------------------------------------------------------------------------
 
-inline constexpr int64_t kPiece = 64 << 10, kLongOnLink = 512 << 10, kLongWithin = 32 << 20;
+inline constexpr int64_t kPiece = 256 << 10, kLongOnLink = 1 << 20, kLongWithin = 32 << 20;
 
+// Pieces of one kernel: its parameters take longer to queue the larger they are. A call begins with
+// some, so that the device works while the others are listed.
 #if defined(__HIP__)
-inline constexpr int kMost = 200;  // a kernel's parameters have 4 KiB
+inline constexpr int kFew = 50, kSome = 200, kMost = 200;  // parameters have 4 KiB
 #else
-inline constexpr int kMost = 1000;  // 20 KiB; up to 32 are possible, and take longer to queue
+inline constexpr int kFew = 50, kSome = 400, kMost = 1000;  // 20 KiB
 #endif
-inline constexpr int kFew = 200;
 
+struct Piece {
+  const char* from;
+  char* to;
+};
 template <int N>
 struct Pieces {
   uint32_t count = 0, longest = 0;
   uint32_t bytes[N];
-  struct {
-    const char* from;
-    char* to;
-  } at[N];
+  Piece at[N];
 };
 
 // Copies that do not depend on each other between two calls of flush().
@@ -67,7 +69,7 @@ class Copies {
   // The tensor lies on the device: its addresses are not asked for.
   void know(const kvops_tensor& t);
   bool is_reachable(const char* address, int64_t bytes);
-  kvops_status add(Copy copy);
+  kvops_status add(const Copy& copy);
   kvops_status flush();
 
  private:
@@ -78,9 +80,19 @@ class Copies {
     bool reachable, host;
   };
   Side look(const char* address, int64_t bytes, size_t& hint);
+  // Most copies lie where those before them did.
+  bool is_near(const char* address, int64_t bytes, size_t hint) const {
+    auto begin = reinterpret_cast<uintptr_t>(address);
+    if (hint >= known_.size()) return false;
+    auto& m = known_[hint];
+    return m.begin <= begin && begin < m.end && uint64_t(bytes) <= m.end - begin;
+  }
   Memory memory(uintptr_t address, size_t& hint);
+  kvops_status add_parts(Copy copy);
   kvops_status add_whole(const Copy& copy, const Side& from, const Side& to);
-  kvops_status cut(const Side& from, const Side& to, int64_t bytes);
+  kvops_status cut(uintptr_t from, uintptr_t to, int64_t bytes, bool link);
+  template <int N>
+  kvops_status launch_few(const Grid& grid, const Pieces<kMost>& pieces);
   kvops_status launch_pieces(Pieces<kMost>& pieces);
 
   const char* op_;
@@ -90,7 +102,7 @@ class Copies {
   size_t hints_[2] = {0, 0};
   std::vector<Copy> long_;
   Pieces<kMost> pieces_[2];  // within the device; to or from the CPU
-  int most_ = kFew;          // the first kernel is queued soon
+  int most_ = kSome;
 };
 
 }  // namespace kvops::KVOPS_GPU

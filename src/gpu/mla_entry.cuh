@@ -8,7 +8,7 @@
 //   bool kKnown                          does the host know where entries begin? If not, each
 //                                        thread looks at its address before a wide store
 //
-//   plain         [latent | rope], copied or quantised: a thread has groups of 16 bytes of sources
+//   plain         [latent | rope], copied or quantised: a thread has groups of 16 bytes of a token
 //   FP8_DS_MLA    512 e4m3 | 4 f32 scales, one per 128 elements | 64 16-bit rope elements: 64
 //                 threads a token, 16 of which share a scale
 //   NVFP4_DS_MLA  512 e2m1 | 64 e4m3 rope elements | 32 e4m3 scales: a thread has 16 elements
@@ -42,43 +42,45 @@ __device__ inline void put(C* to, const Group<C, N>& x) {
     store<false>(to, x);
 }
 template <bool kKnown, int N, class C, class T>
-__device__ inline void put_group(C* to, const Group<T, N>& x, const float* scale) {
-  if constexpr (__is_same(T, C)) {
+__device__ inline void put_group(C* to, const Group<T, N>& x, const Divider<T>& divide) {
+  if constexpr (__is_same(T, C))
     put<kKnown>(to, x);
-  } else {
-    put<kKnown>(to, convert<C>(x, Divider<T>(*scale)));
-  }
+  else
+    put<kKnown>(to, convert<C>(x, divide));
 }
 
+// Threads of an entry; of how many groups, latent ones first; threads in all.
 struct PlainShape {
-  Splitter groups;  // of an entry
-  int64_t latent_groups, items;
+  Splitter threads;
+  int64_t groups, latent_groups, all;
 };
 
+// A thread has up to kUnroll groups of one token.
 template <class Tokens, class T, class C, int N, int kUnroll>
 __global__ void __launch_bounds__(kEntryThreads)
     plain_entry_kernel(KVOPS_IN_PLACE Tokens tokens, KVOPS_IN_PLACE PlainShape shape) {
-  int64_t first = int64_t(blockIdx.x) * (int(blockDim.x) * kUnroll) + int(threadIdx.x);
+  int64_t thread = int64_t(blockIdx.x) * int(blockDim.x) + int(threadIdx.x);
+  if (thread >= shape.all) return;
+  auto [t, first] = shape.threads(thread);
+  Source<T> from = tokens.source(t);
   Group<T, N> x[kUnroll];
-  C* to[kUnroll];
-  const float* scale[kUnroll];
 #pragma unroll
   for (int i = 0; i < kUnroll; ++i) {
-    int64_t item = first + i * int(blockDim.x);
-    to[i] = nullptr;
-    if (item >= shape.items) continue;
-    auto [t, group] = shape.groups(item);
-    Source<T> from = tokens.source(t);
+    int64_t group = first + i * shape.threads.d;
+    if (group >= shape.groups) continue;
     bool latent = group < shape.latent_groups;
     const T* row = latent ? from.latent : from.rope;
     x[i] = load<N, true>(row + (latent ? group : group - shape.latent_groups) * N);
-    to[i] = tokens.entry(t, !group);
-    if (to[i]) to[i] += group * N;
-    if constexpr (!__is_same(T, C)) scale[i] = tokens.scale(t);
   }
+  float scale = __is_same(T, C) ? 1.0f : *tokens.scale(t);
+  C* to = tokens.entry(t, !first);
+  if (!to) return;
+  Divider<T> divide(scale);
 #pragma unroll
-  for (int i = 0; i < kUnroll; ++i)
-    if (to[i]) put_group<Tokens::kKnown>(to[i], x[i], scale[i]);
+  for (int i = 0; i < kUnroll; ++i) {
+    int64_t group = first + i * shape.threads.d;
+    if (group < shape.groups) put_group<Tokens::kKnown>(to + group * N, x[i], divide);
+  }
 }
 
 // Bytes at any address, or at multiples of their number.
@@ -195,23 +197,25 @@ struct EntryLayout {
   int64_t entries;  // bytes: the largest power of two up to 16 that divides every address
 };
 
+inline constexpr int kEntryGroups = 4;  // of a thread, at most
+
 template <class T, class C, class Tokens>
 kvops_status write_plain(const char* op, const Tokens& tokens, const EntryLayout& layout,
                          const kvops_tensor& on) {
   constexpr int kWide = gpu::kGroup<T>;
-  auto start = [&]<int N, int kUnroll>(int threads) {
-    int64_t groups = (layout.latent + layout.rope) / N;
-    gpu::PlainShape shape = {gpu::Splitter(groups), layout.latent / N, tokens.tokens * groups};
-    Grid grid = {.x = (shape.items + threads * kUnroll - 1) / (threads * kUnroll),
-                 .threads = threads};
-    return launch(op, gpu::plain_entry_kernel<Tokens, T, C, N, kUnroll>, grid, on, tokens, shape);
+  auto start = [&]<int N>() {
+    int64_t groups = (layout.latent + layout.rope) / N, each = kEntryGroups;
+    // Fewer groups of a thread as long as there are few threads (H200).
+    while (each > 1 && tokens.tokens * groups < each * 512 * compute_units(on)) each /= 2;
+    int64_t threads = (groups + each - 1) / each, all = tokens.tokens * threads;
+    gpu::PlainShape shape = {gpu::Splitter(threads), groups, layout.latent / N, all};
+    int block = each > 1 ? gpu::kEntryThreads : gpu::kEntryThreads / 2;
+    return launch(op, gpu::plain_entry_kernel<Tokens, T, C, N, kEntryGroups>,
+                  {.x = (all + block - 1) / block, .threads = block}, on, tokens, shape);
   };
-  if (!layout.sources || layout.latent % kWide || layout.rope % kWide ||
-      layout.entries < kWide * int64_t(sizeof(C)))
-    return start.template operator()<1, 4>(gpu::kEntryThreads);
-  int64_t items = tokens.tokens * ((layout.latent + layout.rope) / kWide);
-  if (items < 512 * compute_units(on)) return start.template operator()<kWide, 1>(128);
-  return start.template operator()<kWide, 2>(gpu::kEntryThreads);
+  bool wide = layout.sources && layout.latent % kWide == 0 && layout.rope % kWide == 0 &&
+              layout.entries >= kWide * int64_t(sizeof(C));
+  return wide ? start.template operator()<kWide>() : start.template operator()<1>();
 }
 
 template <class F8, class T, class Tokens>

@@ -134,6 +134,28 @@ __device__ inline uint16_t encode_pair<f8_e4m3fnuz>(float x, float y) {
 }
 #endif
 
+// The same, as long as `usual` stays true: else all is to be done again with encode_pair(). In
+// codes() of four, what is still missing is made good.
+template <class F>
+struct QuickCodes {
+  bool usual = true;
+  __device__ uint16_t pair(float x, float y) { return encode_pair<F>(x, y); }
+  __device__ uint32_t codes(uint32_t four) { return four; }
+};
+#if !defined(__HIP__) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+template <>
+struct QuickCodes<f8_e4m3fnuz> {
+  bool usual = true;
+  __device__ uint16_t pair(float x, float y) {
+    usual = usual && magnitude(x) <= 232.0f && magnitude(y) <= 232.0f;
+    return encode_pair<f8_e4m3>(2 * x, 2 * y);
+  }
+  __device__ uint32_t codes(uint32_t four) {  // no zero has a sign
+    return four & (((four & 0x7F7F7F7F) + 0x7F7F7F7F) | 0x7F7F7F7F);
+  }
+};
+#endif
+
 // The same back, exactly. An e5m2 code is the upper half of an f16; others are moved into the bits
 // of an f32, whose exponent has another bias: a subnormal code becomes a subnormal.
 struct Two {

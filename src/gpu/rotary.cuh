@@ -78,4 +78,49 @@ struct Turn {
   }
 };
 
+// Cosines and sines of N pairs, rounded to T; each product of a pair is rounded, then their sum.
+template <class T, int N>
+struct Rounded {
+  float cosines[N], sines[N];
+  bool nan = false;
+
+  template <class C>
+  __device__ void read(const C* cosine, const C* sine) {
+    auto c = load<N, (N > 1)>(cosine), s = load<N, (N > 1)>(sine);
+#pragma unroll
+    for (int i = 0; i < N; ++i) cosines[i] = rounded(c.get(i)), sines[i] = rounded(s.get(i));
+  }
+  // Of the pairs from one on; a row of the table is f32 (`wide`) or T.
+  __device__ Rounded(const char* row, bool wide, int64_t pair, int64_t half) {
+    if (sizeof(T) == 4 || wide) {
+      auto* cosine = reinterpret_cast<const float*>(row) + pair;
+      read(cosine, cosine + half);
+    } else {
+      auto* cosine = reinterpret_cast<const T*>(row) + pair;
+      read(cosine, cosine + half);
+    }
+  }
+  static __device__ float rounded(T x) { return to_float(x); }
+  template <class C>
+  static __device__ float rounded(C x) {
+    return to_float(from_float<T>(x));
+  }
+  __device__ float cosine(int i) const { return cosines[i]; }
+  __device__ float sine(int i) const { return sines[i]; }
+  __device__ Two turned(float x, float y, float c, float s) {
+    Two first = products(mul_rn(x, c), mul_rn(y, s)), other = products(mul_rn(y, c), mul_rn(x, s));
+    Two z = {add_rn(first.a, -first.b), add_rn(other.a, other.b)};
+    nan = nan || z.a != z.a || z.b != z.b;
+    return z;
+  }
+  static __device__ Two products(float a, float b) {
+    if constexpr (sizeof(T) == 4) {
+      return {a, b};
+    } else {
+      uint32_t pair = from_pair<T>(a, b);
+      return {to_float(T{uint16_t(pair)}), to_float(T{uint16_t(pair >> 16)})};
+    }
+  }
+};
+
 }  // namespace kvops::gpu

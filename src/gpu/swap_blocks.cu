@@ -19,26 +19,33 @@ bool on_cpu(const kvops_tensor& t) { return t.device.type == KVOPS_CPU; }
 class Blocks {
  public:
   void clear() {
-    if (++round_ == 0) std::fill(slots_.begin(), slots_.end(), Slot{}), round_ = 1;
+    round_ += 2;
+    if (!round_) std::fill(slots_.begin(), slots_.end(), Slot{}), round_ = 2;
   }
-  bool has_written(int64_t block) { return is_current(slot(block)) && slot(block).written; }
-  bool has(int64_t block) { return is_current(slot(block)); }
-  void mark(int64_t block, bool written) {
+  // False, where the block has been written.
+  bool read(int64_t block) {
     auto& s = slot(block);
-    s = {block, round_, written || (is_current(s) && s.written)};
+    if (s.stamp == (round_ | 1)) return false;
+    s = {block, round_};
+    return true;
+  }
+  // False, where it has been read or written.
+  bool write(int64_t block) {
+    auto& s = slot(block);
+    if ((s.stamp & ~1u) == round_) return false;
+    s = {block, round_ | 1};
+    return true;
   }
 
  private:
   static constexpr size_t kSlots = 4096;  // two of a pair, of at most 1500
   struct Slot {
     int64_t block = 0;
-    uint32_t round = 0;
-    bool written = false;
+    uint32_t stamp = 0;  // the round, and 1 if written
   };
-  bool is_current(const Slot& s) const { return s.round == round_; }
   Slot& slot(int64_t block) {
     auto i = size_t(uint64_t(block) * 0x9E3779B97F4A7C15u >> 52);
-    while (is_current(slots_[i]) && slots_[i].block != block) i = (i + 1) % kSlots;
+    while ((slots_[i].stamp & ~1u) == round_ && slots_[i].block != block) i = (i + 1) % kSlots;
     return slots_[i];
   }
   std::vector<Slot> slots_ = std::vector<Slot>(kSlots);
@@ -48,7 +55,7 @@ class Blocks {
 // Cuts the pairs into stretches.
 class Stretches {
  public:
-  explicit Stretches(const Args& a) : args_(a) {
+  explicit Stretches(const Args& a) : args_(a), blocks_(scratch()) {
     auto *src = static_cast<const char*>(a.src.data), *dst = static_cast<const char*>(a.dst.data);
     apart_ = on_cpu(a.src) != on_cpu(a.dst) || src >= dst + bytes_above(a.dst) ||
              dst >= src + bytes_above(a.src);
@@ -60,7 +67,7 @@ class Stretches {
   int64_t end(int64_t first, int64_t most) {
     int64_t n = args_.block_mapping.shape[0], last = first;
     if (!apart_ && !same_grid_) return first + 1;
-    blocks().clear();
+    blocks_.clear();
     while (last < n && last - first < kRun && (last - first < most || continues(last)) &&
            enter(last))
       ++last;
@@ -70,6 +77,11 @@ class Stretches {
  private:
   static constexpr int64_t kRun = 1500;
 
+  static Blocks& scratch() {
+    static thread_local Blocks all;
+    return all;
+  }
+
   const int64_t* pair(int64_t i) const {
     auto& m = args_.block_mapping;
     return static_cast<const int64_t*>(m.data) + i * m.stride[0];
@@ -78,21 +90,15 @@ class Stretches {
     auto other = args_.block_mapping.stride[1];
     return pair(i)[0] == pair(i - 1)[0] + 1 && pair(i)[other] == pair(i - 1)[other] + 1;
   }
-  static Blocks& blocks() {
-    static thread_local Blocks all;
-    return all;
-  }
   // Blocks are counted on the grid of dst.
   bool enter(int64_t i) {
     int64_t from = pair(i)[0] + shift_, to = pair(i)[args_.block_mapping.stride[1]];
-    if (!apart_ && from == to) return true;
-    if (apart_ ? blocks().has(to) : blocks().has(to) || blocks().has_written(from)) return false;
-    if (!apart_) blocks().mark(from, false);
-    blocks().mark(to, true);
-    return true;
+    if (apart_) return blocks_.write(to);
+    return from == to || (blocks_.read(from) && blocks_.write(to));
   }
 
   const Args& args_;
+  Blocks& blocks_;
   bool apart_, same_grid_;
   int64_t shift_;
 };
@@ -122,7 +128,7 @@ kvops_status swap_blocks(const Args& a) {
     if (auto s = refuse_pageable(a, copies)) return s;
   Stretches stretches(a);
   kvops_status status = KVOPS_OK;
-  for (int64_t first = 0, most = kFew; first < a.block_mapping.shape[0] && !status; most = kMost) {
+  for (int64_t first = 0, most = kSome; first < a.block_mapping.shape[0] && !status; most = kMost) {
     int64_t last = stretches.end(first, most);
     for_each_merged(a, first, last, [&](const Copy& c) {
       if (!status) status = copies.add(c);

@@ -122,6 +122,15 @@ __device__ inline Group<C, N> convert(const Group<T, N>& x, const Divider<T>& di
   } else if constexpr (N == 1) {
     y.set(0, encode<C>(divide.quick(x.number(0))));
   } else {
+    QuickCodes<C> quick;
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      uint32_t pair = quick.pair(divide.quick(x.number(i)), divide.quick(x.number(i + 1)));
+      y.word[i / 4] = i % 4 ? y.word[i / 4] | pair << 16 : pair;
+    }
+#pragma unroll
+    for (auto& word : y.word) word = quick.codes(word);
+    if (quick.usual) return y;
 #pragma unroll
     for (int i = 0; i < N; i += 2)
       set_pair(y, i, divide.quick(x.number(i)), divide.quick(x.number(i + 1)));
