@@ -47,54 +47,73 @@ int64_t bytes_of(const Record& r) { return r.entry * kvops_dtype_size(r.cache); 
 
 }  // namespace
 
+namespace {
+
+// Every layer's cache is a stretch of `memory`, `odd` bytes past a multiple of 16.
+struct Grouped {
+  static constexpr int64_t kLayers = 4, kTokens = 37;
+  Stream stream;
+  int64_t apart, odd;
+  Both<uint16_t> latent{KVOPS_BF16, {kLayers, kTokens, kLatent}};
+  Both<uint16_t> rope{KVOPS_BF16, {kLayers, kTokens, kRope}};
+  Both<int64_t> slots{KVOPS_I64, {kLayers, kTokens}}, caches{KVOPS_I64, {kLayers}};
+  Both<int64_t> faults{KVOPS_I64, {1}};
+  Both<float> scales{KVOPS_F32, {kLayers}};
+  Both<uint8_t> memory;
+  kvops_concat_and_cache_mla_grouped_args gpu = {}, cpu = {};
+
+  Grouped(const Record& record, int64_t from)
+      : apart(kBlocks * kBlock * bytes_of(record) + 16 + from),
+        odd(from),
+        memory(KVOPS_U8, {kLayers * apart}) {
+    auto fill = [&](auto& a, auto&& side) {
+      a.struct_size = sizeof a;
+      a.kv_c = side(latent), a.k_pe = side(rope), a.kv_cache_ptrs = side(caches);
+      a.slot_mapping = side(slots), a.faults = side(faults);
+      if (record.cache == KVOPS_F8_E4M3) a.kv_scales = side(scales);
+      a.cache_dtype = record.cache, a.format = record.format;
+      a.num_blocks = kBlocks, a.block_size = kBlock;
+      a.entry_stride = record.entry, a.block_stride = kBlock * record.entry;
+    };
+    fill(gpu, [&](auto& t) { return t.on_gpu(stream); });
+    fill(cpu, [](auto& t) { return t.on_cpu(); });
+    memory.up(stream), faults.up(stream);
+  }
+  void change(int replay) {
+    randomise(latent.h), randomise(rope.h);
+    for (int64_t i = 0; i < kLayers; ++i) {
+      choose(slots.h, size_t(i * kTokens), kTokens);
+      scales.h[size_t(i)] = 0.01f * float(replay + int(i));
+    }
+    latent.up(stream), rope.up(stream), slots.up(stream), scales.up(stream);
+  }
+  // Another order in every replay, and one layer without a cache.
+  void lay(const void* base, int replay) {
+    for (int64_t i = 0; i < kLayers; ++i)
+      caches.h[size_t(i)] =
+          int64_t(reinterpret_cast<uintptr_t>(base)) + (i + replay) % kLayers * apart + odd;
+    caches.h[2] = 0;
+  }
+};
+
+}  // namespace
+
 TEST_CASE("graph: grouped follows addresses, slots, data and scales; caches begin anywhere") {
-  constexpr int64_t kLayers = 4, kTokens = 37;
   for (auto& record : kRecords) {
     for (int64_t odd : {0, 2, 8}) {
-      Stream stream;
-      Both<uint16_t> latent(KVOPS_BF16, {kLayers, kTokens, kLatent});
-      Both<uint16_t> rope(KVOPS_BF16, {kLayers, kTokens, kRope});
-      Both<int64_t> slots(KVOPS_I64, {kLayers, kTokens}), caches(KVOPS_I64, {kLayers});
-      Both<int64_t> faults(KVOPS_I64, {1});
-      Both<float> scales(KVOPS_F32, {kLayers});
-      int64_t bytes = kBlocks * kBlock * bytes_of(record), apart = bytes + 16 + odd;
-      Both<uint8_t> memory(KVOPS_U8, {kLayers * apart});
-      memory.up(stream), faults.up(stream);
-      auto fill = [&](auto&& side) {
-        kvops_concat_and_cache_mla_grouped_args a = {};
-        a.struct_size = sizeof a;
-        a.kv_c = side(latent), a.k_pe = side(rope), a.kv_cache_ptrs = side(caches);
-        a.slot_mapping = side(slots), a.faults = side(faults);
-        if (record.cache == KVOPS_F8_E4M3) a.kv_scales = side(scales);
-        a.cache_dtype = record.cache, a.format = record.format;
-        a.num_blocks = kBlocks, a.block_size = kBlock;
-        a.entry_stride = record.entry, a.block_stride = kBlock * record.entry;
-        return a;
-      };
-      auto gpu = fill([&](auto& t) { return t.on_gpu(stream); });
-      auto cpu = fill([](auto& t) { return t.on_cpu(); });
-      Graph graph(stream, [&] { REQUIRE(kvops_concat_and_cache_mla_grouped(&gpu) == KVOPS_OK); });
+      Grouped g(record, odd);
+      Graph graph(g.stream,
+                  [&] { REQUIRE(kvops_concat_and_cache_mla_grouped(&g.gpu) == KVOPS_OK); });
       for (int replay = 1; replay <= 3; ++replay) {
-        randomise(latent.h), randomise(rope.h);
-        for (int64_t i = 0; i < kLayers; ++i) {
-          choose(slots.h, size_t(i * kTokens), kTokens);
-          scales.h[size_t(i)] = 0.01f * float(replay + i);
-        }
-        latent.up(stream), rope.up(stream), slots.up(stream), scales.up(stream);
-        auto lay = [&](void* base) {  // another order in every replay, and one layer without
-          for (int64_t i = 0; i < kLayers; ++i)
-            caches.h[size_t(i)] =
-                int64_t(reinterpret_cast<uintptr_t>(base)) + (i + replay) % kLayers * apart + odd;
-          caches.h[2] = 0;
-        };
-        lay(memory.on_gpu(stream).data);
-        caches.up(stream);
+        g.change(replay);
+        g.lay(g.memory.on_gpu(g.stream).data, replay);
+        g.caches.up(g.stream);
         graph.replay();
-        lay(memory.h.data());
-        REQUIRE(kvops_concat_and_cache_mla_grouped(&cpu) == KVOPS_OK);
-        CHECK((memory.down(stream) == memory.h));
-        CHECK(faults.down(stream)[0] == 3 * replay);  // none of the layer that is skipped
-        CHECK(faults.h[0] == 3 * replay);
+        g.lay(g.memory.h.data(), replay);
+        REQUIRE(kvops_concat_and_cache_mla_grouped(&g.cpu) == KVOPS_OK);
+        CHECK((g.memory.down(g.stream) == g.memory.h));
+        CHECK(g.faults.down(g.stream)[0] == 3 * replay);  // none of the layer that is skipped
+        CHECK(g.faults.h[0] == 3 * replay);
       }
     }
   }
