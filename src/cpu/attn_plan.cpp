@@ -66,7 +66,7 @@ double pairs_of(const AttnShape& s, const PlanRequest& p) {
 int32_t cuts(const PlanHeader& h, const PlanRequest& p) {
   const double all = h.pairs * double(h.shape.lanes());
   if (!h.split || tiles_of(p) != 1 || pairs_of(h.shape, p) <= all * kShare) return 1;
-  const int64_t ranges = num_ranges(visible(h.shape, p, 0, p.queries));
+  const int64_t ranges = kPlanRanges.count(visible(h.shape, p, 0, p.queries));
   const int64_t rows = h.shape.heads * p.queries;
   return ranges > 1 && rows <= (kPartRows - h.parts) / ranges ? int32_t(ranges) : 1;
 }
@@ -186,7 +186,8 @@ bool Plan::matches(const AttnLengths& lengths) const {
     const auto p = record(i);
     if (p.request < 0 || p.request >= h.shape.reqs) return false;
     auto want = request_of(h.shape, lengths, p.request);
-    if (p.ranges != 1) want.ranges = int32_t(num_ranges(visible(h.shape, want, 0, want.queries)));
+    if (p.ranges != 1)
+      want.ranges = int32_t(kPlanRanges.count(visible(h.shape, want, 0, want.queries)));
     want.first_unit = units, want.first_join = joins, want.first_part = parts;
     if (std::memcmp(&p, &want, sizeof p) != 0) return false;
     units += units_of(h.shape, p), joins += joins_of(h.shape, p), parts += parts_of(h.shape, p);
@@ -221,7 +222,7 @@ PlanUnit unit_of(const PlanHeader& h, const PlanRequest& p, int64_t lane, int64_
   u.length = p.length;
   u.left = reach(s.window_left), u.right = p.causal ? 0 : reach(s.window_right);
   u.keys = visible(s, p, tile * p.tile, u.queries);
-  u.range = h.split && tiles_of(p) == 1 ? range_size(u.keys) : int64_t{1} << 32;
+  u.range = h.split && tiles_of(p) == 1 ? kPlanRanges.size(u.keys) : int64_t{1} << 32;
   u.ranges = p.ranges;
   u.part = p.ranges > 1 ? p.first_part + u.head * p.queries * p.ranges : -1;
   return u;
@@ -238,7 +239,7 @@ PlanUnit Plan::unit(int64_t i) const {
   const int64_t lane = tiles == 1 ? i % lanes : i / tiles;
   const int64_t r = tiles == 1 ? i / lanes : 0, tile = tiles - 1 - i % tiles;
   auto u = unit_of(header_, p, lane, tile);
-  if (p.ranges > 1) u.part = u.part_row(0, 0, r), u.keys = range(u.keys, r);
+  if (p.ranges > 1) u.part = u.part_row(0, 0, r), u.keys = kPlanRanges.part(u.keys, r);
   return u;
 }
 

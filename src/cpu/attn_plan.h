@@ -25,6 +25,8 @@ namespace kvops::cpu {
 // Rows of a unit, (query, head) pairs: 64 x 128 sums and as many query elements stay in a 64 KiB
 // part of L2, and each key is loaded once for all of them. Larger heads have fewer rows.
 constexpr int64_t most_rows(int64_t size) { return size <= 144 ? 64 : size <= 288 ? 32 : 16; }
+// A short sequence of 8 kv heads still occupies 16 threads.
+inline constexpr Ranges kPlanRanges = {256};
 // Partial rows that all cut units may have together; bounds the workspace.
 inline constexpr int64_t kPartRows = 8192;
 
@@ -125,8 +127,9 @@ class Plan {
 
 // Rows of partial results that any plan may have for so many query rows and keys per request.
 constexpr int64_t most_part_rows(int64_t query_rows, int64_t keys) {
-  if (keys <= kRange || !query_rows) return 0;
-  return query_rows > kPartRows ? kPartRows : std::min(kPartRows, query_rows * most_ranges(keys));
+  if (keys <= kPlanRanges.least || !query_rows) return 0;
+  return query_rows > kPartRows ? kPartRows
+                                : std::min(kPartRows, query_rows * kPlanRanges.most(keys));
 }
 
 }  // namespace kvops::cpu

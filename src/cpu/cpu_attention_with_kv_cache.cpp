@@ -381,10 +381,13 @@ kvops_status cpu_attention_with_kv_cache(const AttentionArgs& a) {
   if (auto s = choose(c)) return s;
   parallel_for(c.plan.header().units, piece_of(c),
                [&](int64_t begin, int64_t end) { run_piece(c, begin, end); });
-  parallel_for(c.plan.header().joins, 1, [&](int64_t begin, int64_t end) {
-    Scratch s;
-    for (int64_t i = begin; i < end; ++i) run_join(c, c.plan.join(i), s);
-  });
+  const auto& plan = c.plan.header();
+  const int64_t rows = plan.parts / std::max<int64_t>(1, plan.joins);
+  parallel_for(plan.joins, rows_per_piece(rows * part_floats(c.size) * 4),
+               [&](int64_t begin, int64_t end) {
+                 Scratch s;
+                 for (int64_t i = begin; i < end; ++i) run_join(c, c.plan.join(i), s);
+               });
   count_faults(c);
   return KVOPS_OK;
 }

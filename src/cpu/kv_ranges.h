@@ -17,22 +17,25 @@ struct Tokens {
   constexpr int64_t count() const { return end - first; }
 };
 
-// Ranges have at least 512 tokens: a few us of work, against which adding a partial result is
+// Ranges have at least so many tokens: some us of work, against which adding a partial result is
 // nothing. Of a longer sequence there are 32 or 33, enough for that many threads.
-inline constexpr int64_t kRange = 512, kRanges = 32;
-constexpr int64_t range_size(Tokens t) {
-  return kRange * std::max<int64_t>(1, ceil_div(t.count(), kRange * kRanges));
-}
-constexpr int64_t num_ranges(Tokens t) {
-  int64_t size = range_size(t);
-  return t.count() > 0 ? ceil_div(t.end, size) - t.first / size : 0;
-}
-constexpr int64_t most_ranges(int64_t tokens) {
-  return std::min(kRanges, ceil_div(tokens, kRange)) + 1;
-}
-constexpr Tokens range(Tokens t, int64_t i) {
-  int64_t size = range_size(t), begin = (t.first / size + i) * size;
-  return {std::max(t.first, begin), std::min(t.end, begin + size)};
-}
+struct Ranges {
+  int64_t least;
+  static constexpr int64_t kMost = 32;
+
+  constexpr int64_t size(Tokens t) const {
+    return least * std::max<int64_t>(1, ceil_div(t.count(), least * kMost));
+  }
+  constexpr int64_t count(Tokens t) const {
+    return t.count() > 0 ? ceil_div(t.end, size(t)) - t.first / size(t) : 0;
+  }
+  constexpr int64_t most(int64_t tokens) const {
+    return std::min(kMost, ceil_div(tokens, least)) + 1;
+  }
+  constexpr Tokens part(Tokens t, int64_t i) const {
+    const int64_t begin = (t.first / size(t) + i) * size(t);
+    return {std::max(t.first, begin), std::min(t.end, begin + size(t))};
+  }
+};
 
 }  // namespace kvops::cpu

@@ -65,7 +65,8 @@ Keep Attention::keep(int64_t head, int64_t end) const {
 
 int64_t Attention::workspace_bytes() const {
   int64_t most = std::min(seqs, kShare) * std::min(units(), kShare);
-  return std::min(most, kShare) * most_ranges(limit) * state_floats() * int64_t(sizeof(float));
+  most = std::min(most, kShare) * kPagedRanges.most(limit);
+  return most * state_floats() * int64_t(sizeof(float));
 }
 
 int64_t Attention::units_per_piece() const {
@@ -100,7 +101,7 @@ Splits::Splits(const Attention& job, bool any) {
   for (int64_t s = 0; any && s < job.seqs; ++s) total += job.tokens(s).count();
   for (int64_t s = 0; any && s < job.seqs && count < kShare; ++s) {
     Tokens t = job.tokens(s);
-    int64_t ranges = num_ranges(t);
+    int64_t ranges = kPagedRanges.count(t);
     bool large = double(t.count()) * double(kShare) > double(total) * double(units);
     if (ranges <= 1 || !large) continue;
     list[count++] = {s, ranges, items};

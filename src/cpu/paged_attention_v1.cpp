@@ -132,7 +132,7 @@ struct Kernel {
   // is added to `sum`; without one, t is in one range. No tile reaches over the end of a range.
   void attend(const Unit& unit, Tokens t, const float* q, State& part, State* sum) const {
     const auto* slopes = static_cast<const float*>(job.args.alibi_slopes.data);
-    const int64_t size = range_size(unit.tokens);
+    const int64_t size = kPagedRanges.size(unit.tokens);
     Logits l = logits;
     if (slopes) l.slopes = slopes + unit.head;
     RowBuffers buffers;
@@ -211,7 +211,7 @@ struct Kernel {
     const Unit unit = unit_of(job, split.seq, i / split.ranges);
     State part = slot(item, unit);
     load_queries(unit, q);
-    attend(unit, range(unit.tokens, i % split.ranges), q, part, nullptr);
+    attend(unit, kPagedRanges.part(unit.tokens, i % split.ranges), q, part, nullptr);
   }
 
   void join(const Split& split, int64_t u) const {
@@ -233,9 +233,13 @@ kvops_status run(const Attention& job, const Ends& ends) {
   parallel_for(splits.items, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) kernel.run_range(splits.of_item(i), i);
   });
-  parallel_for(splits.count * units, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernel.join(splits.list[i / units], i % units);
-  });
+  const int64_t joins = splits.count * units;
+  const int64_t join_bytes = job.state_floats() * int64_t(sizeof(float)) * splits.items;
+  parallel_for(joins, rows_per_piece(join_bytes / std::max<int64_t>(1, joins)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i)
+                   kernel.join(splits.list[i / units], i % units);
+               });
   parallel_for(job.seqs * units, job.units_per_piece(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       if (!splits.find(i / units)) kernel.run_whole(i / units, i % units);

@@ -63,8 +63,10 @@ void parallel_pieces(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t
   Work work = {n, grain, &body};
   auto host = pieces > 1 ? host_pool() : Pool{};
   if (host.function) return host.function(host.context, pieces, run_piece, &work);
-  int threads = int(std::min<int64_t>(pieces, num_threads()));
-  if (threads <= 1 || omp_in_parallel()) {
+  // Always a team of the same size: for a smaller one libgomp ends the threads that are too many,
+  // and makes them anew for the next large one, at tens of us each.
+  const int threads = num_threads();
+  if (threads <= 1 || pieces <= 1 || omp_in_parallel()) {
     for (int64_t i = 0; i < pieces; ++i) run_piece(&work, i);
     return;
   }

@@ -1,13 +1,17 @@
 // Callers on many threads, and a process that forks after it has used the library.
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "cpu/parallel.h"
 #include "kvcache_ops.h"
 
 namespace {
@@ -84,4 +88,18 @@ TEST_CASE("fork: a child works on, and gets the same bits") {
   CHECK(kvops_silu_and_mul(&again.args) == KVOPS_OK);
   CHECK(again.y == parent.y);
   kvops_set_num_threads(0);
+}
+
+TEST_CASE("threads: calls of much and of little work share one set of threads") {
+  REQUIRE(kvops_set_num_threads(6) == KVOPS_OK);
+  std::mutex mutex;
+  std::set<long> threads;
+  for (int i = 0; i < 100; ++i)
+    for (int64_t pieces : {64, 2, 3, 1})
+      kvops::cpu::parallel_for(pieces, 1, [&](int64_t, int64_t) {
+        std::lock_guard lock(mutex);
+        threads.insert(syscall(SYS_gettid));
+      });
+  kvops_set_num_threads(0);
+  CHECK(threads.size() <= 6);
 }
