@@ -4,10 +4,22 @@ import ctypes
 import numpy as np
 import pytest
 
+import kvops
+
 
 @pytest.fixture
 def rng():
     return np.random.RandomState(20)
+
+
+@pytest.fixture(params=["cpu", "cuda:0"])
+def place(request, monkeypatch):
+    """Where the operators of a chain run."""
+    import mla
+
+    if request.param != "cpu" and not kvops.device_count("cuda"):
+        pytest.skip("there is no CUDA device")
+    monkeypatch.setattr(mla.Place, "device", request.param)
 
 
 def rms_norm(x, weight, epsilon):

@@ -1,10 +1,43 @@
-# What the chain tests share: pages, MLA records and attention, in NumPy and from the layouts alone.
+# What the chain tests share: pages, MLA records and attention, in NumPy and from the layouts alone;
+# operators over NumPy arrays on any device.
+import functools
+
 import ml_dtypes
 import numpy as np
+
+import kvops
+from kvops.operators import WRITTEN
 
 BF16, E4M3 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn
 LATENT, ROPE, ENTRY, BLOCK = 512, 64, 576, 64
 SCALE = (128 + ROPE)**-0.5  # of DeepSeek's heads before absorption
+
+
+class Place:
+    """ops.<operator>(**arguments) on `device`: on the arrays themselves, or on copies over there."""
+
+    device = "cpu"
+
+    def __getattr__(self, op):
+        return functools.partial(self._run, op)
+
+    def _run(self, op, **arguments):
+        here = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
+        if self.device == "cpu":
+            there = arguments
+        else:
+            there = {**arguments,
+                     **{name: kvops.to_device(value, self.device) for name, value in here.items()}}
+        if kvops.workspace_bytes(op, **there):
+            there["workspace"] = kvops.workspace(op, device=self.device, **there)
+        kvops.call(op, **there)
+        if self.device != "cpu":
+            for name, array in here.items():
+                if kvops.ops[op].arguments[name].flags & WRITTEN:
+                    array[...] = kvops.to_numpy(there[name]).view(array.dtype)
+
+
+ops = Place()
 
 
 def pages(rng, lengths, block=BLOCK, spare=3):

@@ -5,9 +5,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import kvops
-from mla import (BF16, BLOCK, E4M3, ENTRY, LATENT, ROPE, attend, ds_mla_records, ds_mla_rows, pages,
-                 pow2_scale, rope_table, same_bytes, starts_of)
+from mla import (BF16, BLOCK, E4M3, ENTRY, LATENT, ROPE, attend, ds_mla_records, ds_mla_rows, ops,
+                 pages, pow2_scale, rope_table, same_bytes, starts_of)
+
+pytestmark = pytest.mark.usefixtures("place")
 
 CONTEXTS = (11, 300, 0, 517, 64)
 FORMATS = ("plain", "fp8", "fp8_ds_mla")
@@ -89,7 +90,7 @@ class Shards:
         for rank, cache in enumerate(self.caches):
             slots = [world.slots(self.table[b], np.arange(n), rank)
                      for b, n in enumerate(contexts)]
-            kvops.concat_and_cache_mla(
+            ops.concat_and_cache_mla(
                 kv_c=self.rows[:, :LATENT], k_pe=self.rows[:, LATENT:], kv_cache=cache,
                 slot_mapping=np.concatenate(slots), kv_scale=np.array([KV_SCALE]),
                 format="fp8_ds_mla" if form == "fp8_ds_mla" else "plain")
@@ -102,12 +103,12 @@ class Shards:
         common = {"kv_cache": self.caches[rank], "block_table": self.table, "out": out,
                   "seq_starts": np.full(len(lengths), first, np.int32), "faults": faults}
         if form == "plain":
-            kvops.cp_gather_cache(cu_seq_lens=cu, **common)
+            ops.cp_gather_cache(cu_seq_lens=cu, **common)
         elif form == "fp8":
-            kvops.gather_and_maybe_dequant_cache(cu_seq_lens=cu, kv_scale=np.array([KV_SCALE]),
+            ops.gather_and_maybe_dequant_cache(cu_seq_lens=cu, kv_scale=np.array([KV_SCALE]),
                                                  **common)
         else:
-            kvops.cp_gather_and_upconvert_fp8_kv_cache(workspace_starts=cu, **common)
+            ops.cp_gather_and_upconvert_fp8_kv_cache(workspace_starts=cu, **common)
         assert faults[0] == 0, "stale rows lie inside allocated pages"
         return out
 
@@ -206,13 +207,13 @@ def test_ranks_rotate_every_token_and_store_their_own(rng):
         q, k = q_pe.copy(), k_pe.copy()
         cache = np.full((blocks, BLOCK, ENTRY * 2), 0xA5, np.uint8).view(BF16)
         slots = world.slots(table[0], np.arange(tokens), rank)
-        kvops.concat_and_cache_mla_rope_fused(
+        ops.concat_and_cache_mla_rope_fused(
             positions=positions, q_pe=q, k_pe=k, kv_c=latent, cos_sin_cache=cos_sin,
             kv_cache=cache, slot_mapping=slots, is_neox=False)
         assert same_bytes(q, want_q) and same_bytes(k, want_k)
         mine = np.flatnonzero(slots >= 0)
         out = np.empty((len(mine), ENTRY), BF16)
-        kvops.cp_gather_cache(kv_cache=cache, block_table=table, out=out,
+        ops.cp_gather_cache(kv_cache=cache, block_table=table, out=out,
                               cu_seq_lens=np.array([0, len(mine)], np.int32))
         assert same_bytes(out, np.concatenate([latent[mine], want_k[mine]], -1))
         rest = np.delete(cache.reshape(-1, ENTRY), slots[mine], 0).view(np.uint8)
@@ -235,7 +236,7 @@ class Merger:
             if len(part):
                 values, lse[:, b] = attend(self.queries[b], part)
                 out[b] = values.astype(self.dtype)
-        kvops.merge_attn_states(prefix_output=self.out, prefix_lse=self.lse, suffix_output=out,
+        ops.merge_attn_states(prefix_output=self.out, prefix_lse=self.lse, suffix_output=out,
                                 suffix_lse=lse, out=self.out, out_lse=self.lse)
 
 
@@ -284,20 +285,19 @@ def test_sparse_attention_over_ranks(rng, ranks, turn):
         cache = np.full((len(shards.caches[0]), BLOCK, d + 4), 0xA5, np.uint8)
         slots = np.concatenate([world.slots(shards.table[b], np.arange(n), rank)
                                 for b, n in enumerate(contexts)])
-        kvops.indexer_k_quant_and_cache(k=keys, kv_cache=cache, slot_mapping=slots,
+        ops.indexer_k_quant_and_cache(k=keys, kv_cache=cache, slot_mapping=slots,
                                         quant_block_size=d, scale_rule="pow2")
         counts = [int(world.count(rank, n)) for n in contexts]
         cu = starts_of(counts)
         codes, scales = np.empty((cu[-1], d), np.uint8), np.empty((cu[-1], 4), np.uint8)
-        kvops.cp_gather_indexer_k_quant_cache(kv_cache=cache, block_table=shards.table, out_k=codes,
+        ops.cp_gather_indexer_k_quant_cache(kv_cache=cache, block_table=shards.table, out_k=codes,
                                               out_scale=scales, cu_seq_lens=cu)
         logits = np.stack([indexer_scores(query[b], weights[b], codes, scales)
                            for b in range(len(contexts))]).astype(np.float32)
         indices = np.empty((len(contexts), top), np.int32)
         arguments = {"logits": logits, "row_starts": cu[:-1], "row_ends": cu[1:],
                      "indices": indices}
-        kvops.top_k_per_row_prefill(
-            workspace=kvops.workspace("top_k_per_row_prefill", **arguments), **arguments)
+        ops.top_k_per_row_prefill(**arguments)
         for b, found in enumerate(indices):
             mine = np.flatnonzero(world.owner(np.arange(contexts[b])) == rank)
             chosen[b] += [(logits[b, cu[b] + i], mine[i]) for i in found[found >= 0]]
@@ -337,7 +337,7 @@ def test_entries_of_every_size(rng, cache, out, entry):
     kind = np.dtype(out if cache == "auto" else cache)
     codes = rng.randint(0, 256, (blocks, 16, entry * kind.itemsize)).astype(np.uint8).view(kind)
     got, begin = np.empty((sum(contexts), entry), out), starts_of(contexts)
-    kvops.gather_and_maybe_dequant_cache(kv_cache=codes, block_table=table, cu_seq_lens=begin,
+    ops.gather_and_maybe_dequant_cache(kv_cache=codes, block_table=table, cu_seq_lens=begin,
                                          kv_scale=np.array([KV_SCALE]), out=got)
     for b, n in enumerate(contexts):
         at = np.arange(n)

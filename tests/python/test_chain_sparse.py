@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-import kvops
-from mla import (BF16, BLOCK, E4M3, ENTRY, LATENT, ROPE, attend, ds_mla_records, ds_mla_rows, pages,
-                 pow2_scale, rope_table, same_bytes, slots_of, starts_of)
+from mla import (BF16, BLOCK, E4M3, ENTRY, LATENT, ROPE, attend, ds_mla_records, ds_mla_rows, ops,
+                 pages, pow2_scale, rope_table, same_bytes, slots_of, starts_of)
+
+pytestmark = pytest.mark.usefixtures("place")
 
 HEADS, INDEX_HEADS, INDEX_SIZE, TOP_K = 32, 64, 128, 2048
 
@@ -21,7 +22,7 @@ def write_records(rng, lengths):
     tokens = sum(lengths)
     latent, rope = bf16(rng, tokens, LATENT), bf16(rng, tokens, ROPE)
     slots = np.concatenate([slots_of(table, b, range(n)) for b, n in enumerate(lengths)])
-    kvops.concat_and_cache_mla(kv_c=latent, k_pe=rope, kv_cache=cache, slot_mapping=slots,
+    ops.concat_and_cache_mla(kv_c=latent, k_pe=rope, kv_cache=cache, slot_mapping=slots,
                                format="fp8_ds_mla")
     return cache, table, latent, rope, slots
 
@@ -30,7 +31,7 @@ def upconvert(cache, table, lengths, seq_starts=None):
     """Rows of a workspace: bf16 [sum of lengths, 576]."""
     out = np.zeros((sum(lengths), ENTRY), BF16)
     faults = np.zeros(1, np.int64)
-    kvops.cp_gather_and_upconvert_fp8_kv_cache(
+    ops.cp_gather_and_upconvert_fp8_kv_cache(
         kv_cache=cache, block_table=table, workspace_starts=starts_of(lengths), out=out,
         seq_starts=None if seq_starts is None else np.array(seq_starts, np.int32), faults=faults)
     assert faults[0] == 0
@@ -71,14 +72,14 @@ def indexer_reference(keys):
 def write_indexer(cache, keys, slots, cut):
     """In two calls, as a prefill and a step of decoding would."""
     for part in (slice(0, cut), slice(cut, None)):
-        kvops.indexer_k_quant_and_cache(k=keys[part], kv_cache=cache, slot_mapping=slots[part],
+        ops.indexer_k_quant_and_cache(k=keys[part], kv_cache=cache, slot_mapping=slots[part],
                                         quant_block_size=INDEX_SIZE, scale_rule="pow2")
 
 
 def gather_indexer(cache, table, lengths, spare=0):
     total = sum(lengths) + spare
     codes, scales = np.full((total, INDEX_SIZE), 123, np.uint8), np.full((total, 4), 123, np.uint8)
-    kvops.cp_gather_indexer_k_quant_cache(kv_cache=cache, block_table=table, out_k=codes,
+    ops.cp_gather_indexer_k_quant_cache(kv_cache=cache, block_table=table, out_k=codes,
                                           out_scale=scales, cu_seq_lens=starts_of(lengths))
     return codes, scales
 
@@ -122,14 +123,14 @@ class Layer:
         latent, k_pe = bf16(rng, tokens, LATENT), bf16(rng, tokens, ROPE)
         q_pe = bf16(rng, len(asked), HEADS, ROPE)
         rotation = {"cos_sin_cache": table, "head_size": ROPE, "is_neox": False}
-        kvops.rotary_embedding(positions=self.positions, query=k_pe, **rotation)
-        kvops.rotary_embedding(positions=self.positions[asked], query=q_pe, **rotation)
-        kvops.concat_and_cache_mla(kv_c=latent, k_pe=k_pe, kv_cache=self.main,
+        ops.rotary_embedding(positions=self.positions, query=k_pe, **rotation)
+        ops.rotary_embedding(positions=self.positions[asked], query=q_pe, **rotation)
+        ops.concat_and_cache_mla(kv_c=latent, k_pe=k_pe, kv_cache=self.main,
                                    slot_mapping=np.concatenate(self.slots), format="fp8_ds_mla")
         nope = rng.standard_normal((HEADS, len(asked), 128))
         absorbed = (nope @ (rng.standard_normal((HEADS, 128, LATENT)) / 16)).astype(BF16)
         self.query = np.empty((len(asked), HEADS, ENTRY), BF16)
-        kvops.concat_mla_q(ql_nope=absorbed.transpose(1, 0, 2), q_pe=q_pe, out=self.query)
+        ops.concat_mla_q(ql_nope=absorbed.transpose(1, 0, 2), q_pe=q_pe, out=self.query)
         assert same_bytes(self.query, np.concatenate([absorbed.transpose(1, 0, 2), q_pe], -1))
 
     def write_index(self, rng, table):
@@ -138,8 +139,8 @@ class Layer:
         keys = bf16(rng, len(self.positions), INDEX_SIZE)
         queries = bf16(rng, len(asked), INDEX_HEADS, INDEX_SIZE)
         rotation = {"cos_sin_cache": table, "head_size": INDEX_SIZE, "is_neox": True}
-        kvops.rotary_embedding(positions=self.positions, query=keys, **rotation)
-        kvops.rotary_embedding(positions=self.positions[asked], query=queries, **rotation)
+        ops.rotary_embedding(positions=self.positions, query=keys, **rotation)
+        ops.rotary_embedding(positions=self.positions[asked], query=queries, **rotation)
         write_indexer(self.index, keys, np.concatenate(self.slots), len(keys) - 1)
         x = queries.astype(np.float32)
         scale = pow2_scale(np.maximum(np.abs(x).max(-1), np.float32(1e-10)), 0)
@@ -167,8 +168,7 @@ class Layer:
             logits[m, lo:hi] = self.logits(m, codes[lo:hi], scales[lo:hi])
         indices = np.full((len(self.asked), TOP_K), -7, np.int32)
         arguments = {"logits": logits, "row_starts": begin, "row_ends": end, "indices": indices}
-        scratch = kvops.workspace("top_k_per_row_prefill", **arguments)
-        kvops.top_k_per_row_prefill(workspace=scratch, **arguments)
+        ops.top_k_per_row_prefill(**arguments)
         return indices, logits, begin, end
 
     def decode_indices(self, rows):
@@ -183,8 +183,7 @@ class Layer:
             logits[i, :lengths[i]] = self.logits(m, codes, flat[blocks[:, None], at])
         indices = np.full((len(rows), TOP_K), -7, np.int32)
         arguments = {"logits": logits, "seq_lens": lengths, "indices": indices, "next_n": 1}
-        scratch = kvops.workspace("top_k_per_row_decode", **arguments)
-        kvops.top_k_per_row_decode(workspace=scratch, **arguments)
+        ops.top_k_per_row_decode(**arguments)
         return indices
 
     def prefill_rows(self, indices):
