@@ -183,7 +183,11 @@ __device__ inline uint32_t ordered_halves(float a, float b) {
   const uint32_t negative = (h >> 15 & 0x00010001u) * 0xFFFFu;
 #else
   uint32_t h, negative;
+#if __CUDA_ARCH__ >= 800
   asm("cvt.rz.f16x2.f32 %0, %1, %2;" : "=r"(h) : "f"(b), "f"(a));
+#else
+  h = __half_as_ushort(__float2half_rz(a)) | uint32_t(__half_as_ushort(__float2half_rz(b))) << 16;
+#endif
   asm("prmt.b32 %0, %1, %1, 0xBB99;" : "=r"(negative) : "r"(h));  // the signs, 16 times each
 #endif
   return h ^ (negative | 0x80008000u);
