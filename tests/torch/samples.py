@@ -184,9 +184,9 @@ def _(d, dtype, back=False):
     return (wide, codes.to(d), 0.7, "fp8") if back else (codes.to(d), wide, 0.7, "fp8")
 
 
-@sample("swap_blocks")
-def _(d):
-    a, b = (randn(8, 4, 16).to(d) for _ in range(2))
+@sample("swap_blocks", within={}, out=dict(to="cpu"), back=dict(of="cpu"))
+def _(d, of=None, to=None):
+    a, b = (randn(8, 4, 16).to(place or d) for place in (of, to))
     return a, b, a.element_size() * a.stride(0), torch.tensor([[0, 5], [1, 6], [4, 0]])
 
 

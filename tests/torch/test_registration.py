@@ -215,6 +215,22 @@ def test_the_library_refuses_in_its_own_words():
         torch.ops._C.silu_and_mul(x, x[(None,) * 5])
 
 
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="torch 2.0 has the first compiler")
+def test_compiled_functions_call_the_operators(device):
+    def function(x, weight, residual):
+        torch.ops._C.fused_add_rms_norm(x, residual, weight, 1e-6)
+        out = torch.empty(x.shape[0], x.shape[1] // 2, device=x.device)
+        torch.ops._C.silu_and_mul(out, x * 2)
+        return out + 1
+
+    torch.manual_seed(1)
+    made = [torch.randn(3, 64).to(device), torch.ones(64).to(device), torch.randn(3, 64).to(device)]
+    again = [t.clone() for t in made]
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(*made), function(*again))
+    assert all(torch.equal(a, b) for a, b in zip(made, again)), "inputs are written in both"
+
+
 def test_nothing_to_do(device):
     """No tokens, no rows, no requests: an empty call succeeds and writes nothing."""
     def empty(*shape, dtype=torch.float32):
