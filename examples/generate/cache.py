@@ -108,7 +108,7 @@ class PagedCache:
             return Rows(table, lengths)
         c = self.config
         return Requests(table, lengths, num_heads=c.heads, num_kv_heads=c.kv_heads,
-                        head_size=c.head_dim, query_dtype=self.row_dtype.name,
+                        head_size=c.head_dim, query_dtype=self.row_dtype,
                         isa=self.isa)
 
     def read(self, layer, query, rows, out, lse=None):

@@ -96,6 +96,13 @@ def test_what_a_device_does_not_do(place, options, sentence):
         generate(on(place()), [[1, 2]], 3, **options)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f8_e4m3"])
+def test_the_cpus_own_layout(model, prompts, dtype):
+    """Only the host has it; a few tokens of what test_greedy.py holds against the dense model."""
+    _, outputs = generate(model, prompts[:2], 12, layout="cpu", dtype=dtype, block_size=32)
+    assert outputs == generate(model, prompts[:2], 12, layout="nhd", dtype=dtype)[1]
+
+
 def test_the_host_is_the_default():
     assert isinstance(load(FOLDER).place, Host) and load(FOLDER).place.report() == ""
 
