@@ -12,7 +12,7 @@ namespace {
 using namespace kvops::gpu;
 
 constexpr const char* kOp = "rotary_embedding";
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 
 // query or key, from the first rotated element on. Strides of batch, token and head.
 template <class T>
@@ -127,9 +127,9 @@ kvops_status run(const kvops_rotary_embedding_args& a) {
   bool aligned = half % pairs == 0 && heads_aligned(query, 16) && heads_aligned(key, 16) &&
                  rows_aligned(a.cos_sin_cache, sizeof(C), cache_bytes);
   int64_t groups = half / (aligned ? pairs : 1), all_heads = heads + kv_heads;
-  // H200: four heads of a thread as soon as that leaves every SM eight blocks.
+  // H200: two heads of a thread as soon as that leaves every SM 32 blocks.
   int64_t items = batch * tokens * all_heads * groups;
-  int unroll = aligned && items >= 8 * 4 * kThreads * compute_units(a.query) ? 4 : 1;
+  int unroll = aligned && items >= 32 * 2 * kThreads * compute_units(a.query) ? 2 : 1;
   int64_t slots = (all_heads + unroll - 1) / unroll;
   Rotation<T, C> how = {query,
                         key,
@@ -149,14 +149,13 @@ kvops_status run(const kvops_rotary_embedding_args& a) {
                         Splitter(tokens),
                         batch * tokens * slots * groups,
                         a.inverse ? 0x80000000u : 0};
-  int threads = how.threads < 512 * compute_units(a.query) ? 128 : kThreads;
-  Grid grid = {.x = (how.threads + threads - 1) / threads, .threads = threads};
+  Grid grid = {.x = (how.threads + kThreads - 1) / kThreads, .threads = kThreads};
   auto start = [&]<int kN, int kUnroll>() {
     return a.is_neox ? launch(kOp, rotary_kernel<T, C, true, kN, kUnroll>, grid, a.query, how)
                      : launch(kOp, rotary_kernel<T, C, false, kN, kUnroll>, grid, a.query, how);
   };
   if (!aligned) return start.template operator()<1, 1>();
-  return unroll == 1 ? start.template operator()<N, 1>() : start.template operator()<N, 4>();
+  return unroll == 1 ? start.template operator()<N, 1>() : start.template operator()<N, 2>();
 }
 
 }  // namespace
