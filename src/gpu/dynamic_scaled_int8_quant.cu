@@ -4,7 +4,8 @@
 //   asymmetric  scale = max(RN((max - min) / 255), 2^-126),  azp = RNE(-128 - RN(min / scale))
 //
 // `lanes` threads share a row, as in rms_norm: thread l has the groups l, l + lanes, ... of 16
-// bytes; up to kRegisters of them are read once and kept, longer or misaligned rows are read twice.
+// bytes; up to kRegisters of them are read once and kept, longer rows, and those that are not whole
+// groups at aligned addresses, are read twice.
 // Codes as in int8.cuh. Nothing depends on an order: the same bytes as on the CPU.
 #include <type_traits>
 
@@ -50,13 +51,54 @@ __device__ RowScale asymmetric(Extremes e) {
   return {scale, float(azp), azp, false};
 }
 
-template <class T, int N>
-__device__ Extremes extremes_of(const Group<T, N>& x, int64_t n, Extremes e) {
+// The extremes of many groups. Elements of 16 bits are compared in pairs where there are
+// instructions for it; they leave NaN out, too.
+template <class T>
+struct Running {
+  Extremes of = no_extremes();
+
+  template <int N>
+  __device__ void take(const Group<T, N>& x, int64_t n = N) {
 #pragma unroll
-  for (int i = 0; i < N; ++i)
-    if (i < n) e.take(x.number(i));
-  return e;
-}
+    for (int i = 0; i < N; ++i)
+      if (i < n) of.take(x.number(i));
+  }
+  __device__ Extremes result() const { return of; }
+};
+#if !defined(__HIP__)
+template <class T, class Pair>
+struct RunningPairs {
+  static constexpr uint32_t kInfinite = __is_same(T, bf16) ? 0x7F807F80u : 0x7C007C00u;
+  uint32_t least = kInfinite, most = kInfinite | 0x80008000u;
+
+  __device__ void take_pair(uint32_t x) {
+    auto pair = [](uint32_t& bits) -> Pair& { return reinterpret_cast<Pair&>(bits); };
+    pair(least) = __hmin2(pair(least), pair(x));
+    pair(most) = __hmax2(pair(most), pair(x));
+  }
+  template <int N>
+  __device__ void take(const Group<T, N>& x) {
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) take_pair(x.word[i]);
+  }
+  template <int N>
+  __device__ void take(const Group<T, N>& x, int64_t n) {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (i < n) take_pair(x.get(i).bits * 0x10001u);
+  }
+  __device__ Extremes result() const {
+    auto low = [](uint32_t x) { return to_float(T{uint16_t(x)}); };
+    Extremes e = {low(least), low(most)};
+    e.take(Extremes{low(least >> 16), low(most >> 16)});
+    return e;
+  }
+};
+template <>
+struct Running<bf16> : RunningPairs<bf16, __nv_bfloat162> {};
+template <>
+struct Running<f16> : RunningPairs<f16, __half2> {};
+#endif
 
 template <int N>
 __device__ Group<Int8Code, N> same_codes(float code) {
@@ -66,8 +108,9 @@ __device__ Group<Int8Code, N> same_codes(float code) {
   return y;
 }
 
-// kRegisters: groups that a thread keeps; 0: it reads the row again.
-template <class T, template <class> class Rows, int kRegisters, bool kAligned>
+// kRegisters: groups that a thread keeps; 0: it reads the row again. kWhole: groups are aligned,
+// and there is none but whole ones.
+template <class T, template <class> class Rows, int kRegisters, bool kWhole>
 __global__ void __launch_bounds__(kMaxThreads)
     dynamic_scaled_int8_quant_kernel(KVOPS_IN_PLACE Rows<const T> input,
                                      KVOPS_IN_PLACE Rows<Int8Code> out,
@@ -86,21 +129,27 @@ __global__ void __launch_bounds__(kMaxThreads)
     Index d = live ? Index(shape.d) : 0;
     const T* x = row_of(input, r);
     Int8Code* y = row_of(out, r);
-    Extremes e = no_extremes();
+    auto read = [&](Index j) {
+      if constexpr (!kWhole) return load_n<N, false>(x + j, d - j);
+      return j < d ? load<N, true>(x + j) : Group<T, N>{};
+    };
+    Running<T> extremes;
+    auto take = [&](Index j, const Group<T, N>& g) {
+      if constexpr (!kWhole)
+        extremes.take(g, d - j);
+      else if (j < d)
+        extremes.take(g);
+    };
     Group<T, N> kept[kRegisters ? kRegisters : 1];
     if constexpr (kRegisters) {
 #pragma unroll
-      for (int i = 0; i < kRegisters; ++i) {
-        Index j = first + i * step;
-        kept[i] = load_n<N, kAligned>(x + j, d - j);
-      }
+      for (int i = 0; i < kRegisters; ++i) kept[i] = read(first + i * step);
 #pragma unroll
-      for (int i = 0; i < kRegisters; ++i) e = extremes_of(kept[i], d - (first + i * step), e);
+      for (int i = 0; i < kRegisters; ++i) take(first + i * step, kept[i]);
     } else {
-      for (Index j = first; j < d; j += step)
-        e = extremes_of(load_n<N, kAligned>(x + j, d - j), d - j, e);
+      for (Index j = first; j < d; j += step) take(j, read(j));
     }
-    e = row_extremes(e, shape.lanes, scratch, turn);
+    Extremes e = row_extremes(extremes.result(), shape.lanes, scratch, turn);
     turn ^= 1;
     RowScale s = points.data ? asymmetric(e) : symmetric(e);
     if (live && !lane) {
@@ -109,14 +158,18 @@ __global__ void __launch_bounds__(kMaxThreads)
     }
     Int8Scale by = {div_rn(1, s.scale), s.azp};
     auto write = [&](Index j, const Group<T, N>& g) {
-      store_n<kAligned>(y + j, s.constant ? same_codes<N>(s.azp) : int8_codes(g, by), d - j);
+      auto codes = s.constant ? same_codes<N>(s.azp) : int8_codes(g, by);
+      if constexpr (kWhole)
+        store<true>(y + j, codes);
+      else
+        store_n<false>(y + j, codes, d - j);
     };
     if constexpr (kRegisters) {
 #pragma unroll
       for (int i = 0; i < kRegisters; ++i)
         if (first + i * step < d) write(first + i * step, kept[i]);
     } else {
-      for (Index j = first; j < d; j += step) write(j, load_n<N, kAligned>(x + j, d - j));
+      for (Index j = first; j < d; j += step) write(j, read(j));
     }
   }
 }
@@ -128,22 +181,23 @@ kvops_status run(const kvops_dynamic_scaled_int8_quant_args& a) {
   auto scales = rows_view<float>(a.scale);
   auto points = rows_view<int32_t>(a.azp);
   bool one_level = in.levels == 1 && out.levels == 1 && scales.levels == 1 && points.levels == 1;
-  bool aligned = rows_aligned(a.input, sizeof(T), 16) && rows_aligned(a.out, 1, kGroup<T>);
+  bool whole = in.size % kGroup<T> == 0 && rows_aligned(a.input, sizeof(T), 16) &&
+               rows_aligned(a.out, 1, kGroup<T>);
   Shape shape = {in.rows, in.size, 0, 0, 0};
   int registers = choose(up(in.size, kGroup<T>), shape);
   Grid grid = grid_of(shape);
-  auto start = [&]<int kRegisters, bool kAligned>() {
+  auto start = [&]<int kRegisters, bool kWhole>() {
     constexpr const char* kOp = "dynamic_scaled_int8_quant";
-    if constexpr (kRegisters != 0 && kAligned) {
+    if constexpr (kRegisters != 0) {
       if (one_level)
-        return launch(kOp, dynamic_scaled_int8_quant_kernel<T, FlatRows, kRegisters, kAligned>,
-                      grid, a.out, flat(in), flat(out), flat(scales), flat(points), shape);
+        return launch(kOp, dynamic_scaled_int8_quant_kernel<T, FlatRows, kRegisters, kWhole>, grid,
+                      a.out, flat(in), flat(out), flat(scales), flat(points), shape);
     }
-    return launch(kOp, dynamic_scaled_int8_quant_kernel<T, RowsView, kRegisters, kAligned>, grid,
+    return launch(kOp, dynamic_scaled_int8_quant_kernel<T, RowsView, kRegisters, kWhole>, grid,
                   a.out, in, out, scales, points, shape);
   };
-  if (!aligned || !registers)
-    return aligned ? start.template operator()<0, true>() : start.template operator()<0, false>();
+  if (!whole || !registers)
+    return whole ? start.template operator()<0, true>() : start.template operator()<0, false>();
   return registers == 1   ? start.template operator()<1, true>()
          : registers == 2 ? start.template operator()<2, true>()
                           : start.template operator()<4, true>();

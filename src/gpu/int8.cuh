@@ -26,8 +26,16 @@ __device__ inline uint32_t int8_code(float x, Int8Scale scale) {
 template <class T, int N>
 __device__ inline Group<Int8Code, N> int8_codes(const Group<T, N>& x, Int8Scale scale) {
   Group<Int8Code, N> y;
+  if constexpr (N % 4 == 0) {
+    auto pair = [&](int i) {
+      return __byte_perm(int8_code(x.number(i), scale), int8_code(x.number(i + 1), scale), 0x40);
+    };
 #pragma unroll
-  for (int i = 0; i < N; ++i) y.set(i, {uint8_t(int8_code(x.number(i), scale))});
+    for (int i = 0; i < N; i += 4) y.word[i / 4] = __byte_perm(pair(i), pair(i + 2), 0x5410);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) y.set(i, {uint8_t(int8_code(x.number(i), scale))});
+  }
   return y;
 }
 
