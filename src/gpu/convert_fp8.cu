@@ -7,7 +7,7 @@
 
 #include "core/dispatch.h"
 #include "core/pairs.h"
-#include "gpu/vec.cuh"
+#include "gpu/codes.cuh"
 
 namespace kvops::KVOPS_GPU {
 namespace {
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < kUnroll; ++i) {
     if (first + i * kThreads >= walk.items) continue;
     if constexpr (sizeof(T) == 1)
-      store_n<(N > 1)>(walk.to + at[i].to, convert<T>(x[i], divide), at[i].rest);
+      store_n<(N > 1)>(walk.to + at[i].to, codes_of<T>(x[i], divide), at[i].rest);
     else
       store_n<(N > 1)>(walk.to + at[i].to, convert_back<T>(x[i], scale), at[i].rest);
   }

@@ -6,6 +6,7 @@
 // 32 threads go over single elements twice. Scales by core/indexer.h: the same bytes as on the CPU.
 #include "core/dispatch.h"
 #include "core/indexer.h"
+#include "gpu/codes.cuh"
 #include "gpu/mla_entry.cuh"
 
 namespace kvops::KVOPS_GPU {
@@ -14,7 +15,7 @@ namespace {
 using namespace kvops::gpu;
 
 constexpr const char* kOp = "indexer_k_quant_and_cache";
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 
 template <class T>
 struct Keys {
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(kThreads) indexer_kernel(KVOPS_IN_PLACE Keys<T
   int64_t item = int64_t(blockIdx.x) * (kThreads / keys.lanes) + int(threadIdx.x) / keys.lanes;
   bool live = item < keys.groups_of_all;
   auto [t, g] = keys.groups(live ? item : 0);
+  const int64_t slot = live ? keys.slots.slot[t] : -1;  // on its way beside the elements
   const T* from = keys.k + t * keys.stride + g * keys.q;
   Group<T, N> x = {};
   float most = 0;
@@ -46,15 +48,14 @@ __global__ void __launch_bounds__(kThreads) indexer_kernel(KVOPS_IN_PLACE Keys<T
     for (int64_t i = lane; i < keys.q; i += keys.lanes)
       most = fmaxf(most, magnitude_of(load<1, true>(from + i)));
   }
-  Place place = {-1, 0};
-  if (live) place = keys.slots.place(t, !g && !lane);
+  Place place = keys.slots.place_of(slot, !g && !lane);
   float scale = indexer_scale(most_of(most, keys.lanes), Fp8Traits<F8>::kFnuz, keys.pow2);
   if (place.block < 0) return;
   uint8_t* block = keys.cache + place.block * keys.block_stride;
   auto* codes = reinterpret_cast<F8*>(block + place.at * keys.d + g * keys.q);
   Divider<T> divide(scale);
   if constexpr (N > 1) {
-    store<true>(codes + lane * N, convert<F8>(x, divide));
+    store<true>(codes + lane * N, codes_of<F8>(x, divide));
   } else {
     for (int64_t i = lane; i < keys.q; i += keys.lanes)
       store<true>(codes + i, convert<F8>(load<1, true>(from + i), divide));

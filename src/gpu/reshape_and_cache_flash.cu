@@ -1,11 +1,11 @@
 // key_cache[b, o, h, :] = conv(key[t, h, :]), and so for value, for the slot b * block + o of token
 // t. A block has a tile of tokens of one side (K or V: blockIdx.z), a thread one group of 16 bytes
 // of up to kUnroll tokens' rows. The block looks the slots up once, into shared memory. conv: a
-// copy, or one division and one rounding to fp8; NVFP4 as in core/nvfp4.h, with its bytes.
+// copy, or one division and one rounding to fp8; NVFP4 with the bytes of core/nvfp4.h.
 #include "core/dispatch.h"
-#include "core/nvfp4.h"
+#include "gpu/codes.cuh"
+#include "gpu/nvfp4.cuh"
 #include "gpu/slots.cuh"
-#include "gpu/vec.cuh"
 
 namespace kvops::KVOPS_GPU {
 namespace {
@@ -53,10 +53,10 @@ __device__ void find_places(const Slots& slots, Places& places) {
   __syncthreads();
 }
 
-// What one thread does: group `item` of the rows of tokens sub, sub + subs, ... of the tile. N:
-// elements of an access, a divisor of size.
-template <class T, class C, int N>
-struct Mover {
+// Rows of one side on their way: group `item` of those of tokens sub, sub + subs, ... of the tile.
+// N: elements of a group, a divisor of size.
+template <class T, class C, int N, bool kAligned>
+struct Rows {
   const Side<T, C>& side;
   const Slots& slots;
   int sub, subs;
@@ -72,42 +72,51 @@ struct Mover {
     for (int u = 0; u < kUnroll; ++u) {
       int i = sub + u * subs;
       if (i < slots.tile && first + i < slots.map.tokens)
-        x[u] = load<N, true>(src + i * side.token);
+        x[u] = load<N, kAligned>(src + i * side.token);
     }
   }
-  __device__ void store_rows(const Places& places) const {
-    C* dst = side.dst + h * side.dst_head + j;
-    Divider<T> divide(__is_same(T, C) ? 1.0f : side.scale[h * side.scale_step]);
+  // f(x, block, place) for the tokens that are to be written.
+  template <class F>
+  __device__ void each(const Places& places, F&& f) const {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       int i = sub + u * subs;
-      if (i >= slots.tile || places.block[i] < 0) continue;
-      C* to = dst + places.block[i] * side.dst_block + places.at[i] * side.dst_token;
-      if constexpr (__is_same(T, C)) {
-        store<true>(to, x[u]);
-      } else {
-        store<true>(to, convert<C>(x[u], divide));
-      }
+      if (i < slots.tile && places.block[i] >= 0) f(x[u], places.block[i], places.at[i]);
     }
   }
 };
 
-// The rows are on their way while the slots are looked up: those of skipped tokens are read, too.
+// The rows are on their way while the slots are looked up, and so is the scale: those of skipped
+// tokens are read, too.
 template <class T, class C, int N>
 __global__ void __launch_bounds__(kThreads, 4)
     plain_kernel(KVOPS_IN_PLACE Sides<T, C> sides, KVOPS_IN_PLACE Slots slots, int64_t heads,
                  int64_t size) {
   __shared__ Places places;
   int sub = int(threadIdx.x) / slots.lanes, subs = kThreads / slots.lanes;
-  Mover<T, C, N> mover{sides.side[blockIdx.z], slots, sub, subs, 0, 0, {}};
+  const auto& side = sides.side[blockIdx.z];
+  Rows<T, C, N, true> rows{side, slots, sub, subs, 0, 0, {}};
   int64_t groups = size / N, items = heads * groups, step = int64_t(gridDim.y) * slots.lanes;
   int64_t item = int64_t(blockIdx.y) * slots.lanes + int(threadIdx.x) % slots.lanes;
-  if (item < items) mover.load_rows(item, groups);
+  float scale = 1;
+  auto load = [&] {
+    rows.load_rows(item, groups);
+    if constexpr (!__is_same(T, C)) scale = side.scale[rows.h * side.scale_step];
+  };
+  if (item < items) load();
   find_places(slots, places);
   while (item < items) {
-    mover.store_rows(places);
+    C* dst = side.dst + rows.h * side.dst_head + rows.j;
+    Divider<T> divide(scale);
+    rows.each(places, [&](const Group<T, N>& x, int64_t block, int64_t at) {
+      C* to = dst + block * side.dst_block + at * side.dst_token;
+      if constexpr (__is_same(T, C))
+        store<true>(to, x);
+      else
+        store<true>(to, codes_of<C>(x, divide));
+    });
     item += step;
-    if (item < items) mover.load_rows(item, groups);
+    if (item < items) load();
   }
 }
 
@@ -119,32 +128,40 @@ struct Pages {
 };
 
 // One thread per 16 elements. kAligned: rows are multiples of 16 bytes and pages of 8.
-template <class T, bool kAligned>
+template <class T, bool kAligned, bool kFourOverSix>
 __global__ void __launch_bounds__(kThreads)
     nvfp4_kernel(KVOPS_IN_PLACE Sides<T, uint8_t> sides, KVOPS_IN_PLACE Slots slots,
-                 KVOPS_IN_PLACE Pages pages, bool four_over_six) {
+                 KVOPS_IN_PLACE Pages pages) {
   __shared__ Places places;
-  find_places(slots, places);
   const auto& side = sides.side[blockIdx.z];
   const auto& page = pages.of[blockIdx.z];
   int sub = int(threadIdx.x) / slots.lanes, subs = kThreads / slots.lanes;
-  int64_t first = int64_t(blockIdx.x) * slots.tile;
+  Rows<T, uint8_t, 16, kAligned> rows{side, slots, sub, subs, 0, 0, {}};
+  int64_t items = page.heads * page.groups, step = int64_t(gridDim.y) * slots.lanes;
   int64_t item = int64_t(blockIdx.y) * slots.lanes + int(threadIdx.x) % slots.lanes;
-  float inverse = div_rn(1, *side.scale);
-  for (; item < page.heads * page.groups; item += int64_t(gridDim.y) * slots.lanes) {
-    auto [h, g] = split(item, page.groups);
-    for (int i = sub; i < slots.tile; i += subs) {
-      if (places.block[i] < 0) continue;
-      auto raw = load<16, kAligned>(side.src + (first + i) * side.token + h * side.head + g * 16);
-      float x[16];
+  float k_scale = *side.scale;
+  if (item < items) rows.load_rows(item, page.groups);
+  find_places(slots, places);
+  Nvfp4Scale scale(k_scale);
+  while (item < items) {
+    rows.each(places, [&](const Group<T, 16>& x, int64_t block, int64_t at) {
+      Nvfp4Group out;
+      if constexpr (kFourOverSix) {
+        float numbers[16];
 #pragma unroll
-      for (int k = 0; k < 16; ++k) x[k] = raw.number(k);
-      auto out = nvfp4_quantise(x, inverse, four_over_six);
-      uint8_t* to = side.dst + places.block[i] * side.dst_block;
+        for (int k = 0; k < 16; ++k) numbers[k] = x.number(k);
+        out = nvfp4_quantise(numbers, scale.inverse, true);
+      } else {
+        out = nvfp4_group(x, scale);
+      }
+      uint8_t* to = side.dst + block * side.dst_block;
       Group<Byte, 8> codes = {{out.codes[0], out.codes[1]}};
-      store<kAligned>(reinterpret_cast<Byte*>(to + page.codes(places.at[i], h, g)), codes);
-      to[page.scale(places.at[i], h, g)] = out.scale.bits;
-    }
+      int64_t g = rows.j / 16;
+      store<kAligned>(reinterpret_cast<Byte*>(to + page.codes(at, rows.h, g)), codes);
+      to[page.scale(at, rows.h, g)] = out.scale.bits;
+    });
+    item += step;
+    if (item < items) rows.load_rows(item, page.groups);
   }
 }
 
@@ -206,13 +223,17 @@ kvops_status nvfp4(const kvops_reshape_and_cache_flash_args& a) {
   auto slots = slots_of(a);
   bool transposed = a.v_scale_layout == KVOPS_V_SCALE_TRANSPOSED;  // scales of V only
   Pages pages = {{nvfp4_page(a.key_cache, false), nvfp4_page(a.value_cache, transposed)}};
-  bool four_over_six = a.format == KVOPS_FORMAT_NVFP4_4OVER6;
   bool aligned = rows_aligned(a.key, sizeof(T), 16) && rows_aligned(a.value, sizeof(T), 16);
   for (auto* cache : {&a.key_cache, &a.value_cache})
     aligned = aligned && is_multiple(cache->data, 8) && cache->stride[0] % 8 == 0;
   auto grid = tile_tokens(slots, pages.of[0].heads * pages.of[0].groups, a.key_cache);
-  auto kernel = aligned ? nvfp4_kernel<T, true> : nvfp4_kernel<T, false>;
-  return launch(kOp, kernel, grid, a.key_cache, sides, slots, pages, four_over_six);
+  auto start = [&]<bool kFourOverSix>() {
+    auto kernel =
+        aligned ? nvfp4_kernel<T, true, kFourOverSix> : nvfp4_kernel<T, false, kFourOverSix>;
+    return launch(kOp, kernel, grid, a.key_cache, sides, slots, pages);
+  };
+  return a.format == KVOPS_FORMAT_NVFP4_4OVER6 ? start.template operator()<true>()
+                                               : start.template operator()<false>();
 }
 
 // A copy looks at the size of elements only.
