@@ -1,18 +1,18 @@
 // convert_vertical_slash_indexes: columns and diagonals of a head -> key blocks and columns of each
 // row block. Integers, exact.
 //
-// A thread block has some row blocks of one head. Of lists in order, each of its warps has row
-// blocks that follow each other. With u = E - hi a row block's ranges are a walk down the slashes
-// that starts at u = E: f(u) = min(u - M, the first slash below u), one window of M keys a step, a
-// new range where it is the slash. So the walk from any u is the same for all row blocks, and the
-// one of a row block mostly runs into that of the row block before it after a window or two:
+// With u = E - hi, the ranges of a row block are a walk down the slashes from u = E: to u - M, a
+// window that is not empty, as long as there is a slash in it, else to the next slash, where a new
+// range begins. Only neighbours further apart than M can have an empty window between them: those
+// gaps are the same for all row blocks of a head.
 //
-//   slashes   s   s s    s s   s            s  s    s ...
-//   walk      [ range: windows of M ]       [ range ]      a node: first u, windows after it
+//   slashes   s  s s   s  s | gap |  s    s s  | gap |  s
+//   walk      [ range: windows of M ] no   [ range     ] no
 //
-// Nodes are a linked list in shared memory. Where a warp's pool is too small, and for a new walk,
-// 32 slashes at a time are put into windows; a ballot finds the first gap. Between ranges a lane
-// each looks for verticals. Lists out of order: a thread takes the steps of the header.
+// A thread block has some row blocks of one head. Its threads list the gaps of a segment of the
+// slashes; then each lane walks over them for a row block of its own. Ranges are kept in shared
+// memory until some lane has kRanges of them; then each warp writes those of its row blocks one by
+// one, and the verticals between them. Lists out of order: a thread takes the steps of the header.
 #include "gpu/convert_vertical_slash_indexes.cuh"
 #include "kvcache_ops.h"
 
@@ -22,9 +22,9 @@ namespace {
 using namespace kvops::gpu;
 
 constexpr int kLanes = 32, kWarps = 4, kThreads = kLanes * kWarps;
-constexpr int kNodes = 800, kKept = 2048;  // nodes of a warp; verticals in shared memory
-
-// ---- lists in order: a warp ---------------------------------------------------------------------
+constexpr int kEach = 4, kSegment = kEach * kThreads;  // slashes
+constexpr int kRanges = 32, kPitch = kLanes + 1;       // of a lane; an odd pitch: no bank conflicts
+constexpr int kKept = 2048;                            // verticals in shared memory
 
 // Half a wavefront may be a warp of 32: each half goes its own way.
 __device__ inline int lane_of() { return int(threadIdx.x) % kLanes; }
@@ -44,19 +44,17 @@ __device__ inline uint32_t shuffle(uint32_t x, int lane) {
 __device__ inline uint32_t shuffle_up(uint32_t x) { return __shfl_up_sync(0xFFFFFFFFu, x, 1); }
 __device__ inline void sync_lanes() { __syncwarp(); }
 #endif
-
-// The first of a descending list that is below `limit`, by all lanes.
-__device__ int64_t first_below(const int32_t* list, int64_t n, int64_t limit) {
-  int64_t low = 0, end = n;
-  while (n > 0) {
-    int64_t step = (n + kLanes - 1) / kLanes, at = low + lane_of() * step;
-    int count = int(__popc(ballot(at < low + n && list[at] >= limit)));
-    if (!count) break;
-    low += (count - 1) * step + 1;
-    n = smaller(step - 1, end - low);
+// Sum over the lanes up to this one.
+__device__ inline int sum_up(int x) {
+  for (int step = 1; step < kLanes; step *= 2) {
+    int other = int(shuffle(uint32_t(x), lane_of() - step));
+    if (lane_of() >= step) x += other;
   }
-  return low;
+  return x;
 }
+__device__ inline int from_lane(int x, int lane) { return int(shuffle(uint32_t(x), lane)); }
+__device__ inline int lowest(uint32_t mask) { return int(__ffs(int(mask))) - 1; }
+
 // The first of an ascending list that is not below `limit`, by one lane.
 __device__ int first_from(const int32_t* list, int n, int64_t limit) {
   int low = 0;
@@ -69,215 +67,204 @@ __device__ int first_from(const int32_t* list, int n, int64_t limit) {
   }
   return low;
 }
-
-// Windows of M slashes below `top` that follow each other and are not empty, counted from slash i
-// on, up to `enough` of them; `next`: the slash after the gap, or `end`.
-struct Run {
-  uint32_t windows;
-  int64_t next;
-};
-__device__ Run run_below(const VerticalSlash& job, const int32_t* slash, int64_t i, int64_t end,
-                         int32_t top, uint32_t enough) {
-  uint32_t windows = 0;
-  for (; i < end && windows < enough; i += kLanes) {
-    bool valid = i + lane_of() < end;
-    int32_t s = valid ? slash[i + lane_of()] : 0;
-    uint32_t mine = windows;  // 0: at `top` or above
-    if (valid && s < top) mine = uint32_t(job.m(int64_t(top) - 1 - s).quotient) + 1;
-    uint32_t before = shuffle_up(mine);
-    if (lane_of() == 0) before = windows;
-    uint32_t gaps = ballot(valid && mine - before > 1);
-    if (gaps) {
-      int lane = int(__ffs(int(gaps))) - 1;
-      return {shuffle(before, lane), i + lane};
-    }
-    windows = shuffle(mine, int(smaller(kLanes, end - i)) - 1);
+// The first of a descending list that is below `limit`.
+__device__ int64_t first_below(const int32_t* list, int64_t n, int64_t limit) {
+  int64_t low = 0;
+  while (n > 0) {
+    int64_t half = n / 2;
+    if (list[low + half] >= limit)
+      low += half + 1, n -= half + 1;
+    else
+      n = half;
   }
-  return {windows, smaller(i, end)};
+  return low;
 }
 
-// The ranges of a walk; of one warp.
-struct Nodes {
-  int32_t top[kNodes];
-  uint32_t windows[kNodes];
-  int16_t next[kNodes];  // -1: none
+// Neighbours that are further apart than M.
+struct Gap {
+  int32_t above, below;
+};
+// Keys [low, high), cut to [0, keys]; low < 0: without blocks.
+struct Range {
+  int32_t low, high;
 };
 
-// Writes ranges in ascending order, then the verticals between them.
-struct Writer {
-  const VerticalSlash& job;
-  const Lists& l;
-  Block& block;
-  int64_t end = 0;           // of the last range
-  int64_t from = 0, to = 0;  // a gap, of this lane
-  int gaps = 0;
-
-  __device__ void range(int64_t low, int64_t high) {
-    int64_t last = smaller(high, l.keys);
-    if (low >= 0 && low < last) {
-      int64_t count = job.n(last - low + job.n.d - 1).quotient;
-      int32_t* to_block = block.blocks + block.num_blocks;
-      for (int64_t x = lane_of(); x < count; x += kLanes) to_block[x] = int32_t(low + x * job.n.d);
-      block.num_blocks += count;
-    }
-    if (lane_of() == gaps) from = end, to = low;
-    end = high;
-    if (++gaps == kLanes) columns();
-  }
-  // Those in the gaps of all lanes. A lane copies its own if they are few, else all lanes do.
-  __device__ void columns() {
-    if (!l.verticals) {
-      gaps = 0;
-      return;
-    }
-    bool has = lane_of() < gaps && from < to;
-    int n = int(l.verticals);
-    int first = has ? first_from(l.vertical, n, from) : 0;
-    int count = has ? first_from(l.vertical + first, n - first, to) : 0, before = count;
-    for (int step = 1; step < kLanes; step *= 2) {
-      int other = int(shuffle(uint32_t(before), lane_of() - step));
-      if (lane_of() >= step) before += other;
-    }
-    int all = int(shuffle(uint32_t(before), kLanes - 1));
-    int32_t* to_column = block.columns + block.num_columns;
-    for (uint32_t many = ballot(count > kFew); many; many &= many - 1) {
-      int lane = int(__ffs(int(many))) - 1;
-      copy(to_column, int(shuffle(uint32_t(before - count), lane)),
-           int(shuffle(uint32_t(first), lane)), int(shuffle(uint32_t(count), lane)));
-    }
-    for (int i = 0; count <= kFew && i < count; ++i)
-      to_column[before - count + i] = l.vertical[first + i];
-    block.num_columns += all;
-    gaps = 0;
-  }
-  __device__ void copy(int32_t* to_column, int at, int first, int count) const {
-    for (int i = lane_of(); i < count; i += kLanes) to_column[at + i] = l.vertical[first + i];
-  }
-  __device__ void finish() {
-    if (!job.causal) {  // all that follow, too
-      if (lane_of() == gaps) from = end, to = kNone;
-      ++gaps;
-    }
-    if (gaps) columns();
-  }
-  static constexpr int kFew = 8;
+struct Shared {
+  Gap gaps[kSegment];
+  int counts[kEach][kWarps];
+  Range ranges[kWarps][kRanges * kPitch];
+  int32_t verticals[kKept];
 };
 
-struct Walk {
+// Gaps between slashes base, base + 1, ... of a segment, in order, by all threads; how many.
+__device__ int list_gaps(Shared& shared, const Lists& l, int64_t base, int64_t m) {
+  Gap gap[kEach];
+  uint32_t wide[kEach];
+  int warp = int(threadIdx.x) / kLanes;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    int64_t at = base + i * kThreads + int(threadIdx.x);
+    bool valid = at + 1 < l.slashes;
+    gap[i] = {valid ? l.slash[at] : 0, valid ? l.slash[at + 1] : 0};
+    wide[i] = ballot(int64_t(gap[i].above) - gap[i].below > m);
+  }
+  __syncthreads();  // the gaps before these are no longer looked at
+  for (int i = 0; i < kEach; ++i)
+    if (lane_of() == 0) shared.counts[i][warp] = int(__popc(wide[i]));
+  __syncthreads();
+  int all = 0;
+  for (int i = 0; i < kEach; ++i)
+    for (int w = 0; w < kWarps; ++w) {
+      uint32_t before = wide[i] & ((1u << lane_of()) - 1);
+      if (w == warp && wide[i] >> lane_of() & 1) shared.gaps[all + int(__popc(before))] = gap[i];
+      all += shared.counts[i][w];
+    }
+  __syncthreads();
+  return all;
+}
+
+// A warp and its row blocks, one of each lane.
+struct Rows {
   const VerticalSlash& job;
   const Lists& l;
-  Nodes& nodes;
-  int head = -1, used = 0;
-  bool kept = true;  // nodes are: the walk of every row block so far fits
+  Range* ranges;  // number i of lane j at i * kPitch + j
+  Block block;    // this lane's
+  int64_t least = 0;
+  int32_t top = 0, end = 0;  // where this range begins, on the way down; where the last one ended
+  int count = 0;
+  bool walking = false;
 
-  // Appends the node after `last`; false: no room.
-  __device__ bool append(int& last, int32_t top, uint32_t windows) {
-    if (used == kNodes) return false;
-    if (lane_of() == 0) {
-      nodes.top[used] = top, nodes.windows[used] = windows, nodes.next[used] = -1;
-      if (last >= 0) nodes.next[last] = int16_t(used);
+  __device__ void put(int64_t low, int64_t high) {
+    int64_t keys = l.keys;
+    ranges[count++ * kPitch + lane_of()] = {low < 0 ? -1 : int32_t(smaller(low, keys)),
+                                            int32_t(smaller(larger(high, 0), keys))};
+  }
+  __device__ void put_windows(int64_t windows) {
+    int64_t low = block.bound - top - job.m.d;
+    put(low, low + (windows + 1) * job.m.d);
+  }
+  // Windows from `top` until a slash is not below them.
+  __device__ int64_t windows_to(int64_t slash) const {
+    int64_t above = top - slash;
+    return above > 0 ? job.m(above + job.m.d - 1).quotient : 0;
+  }
+  __device__ void start(bool live) {
+    if (!live) return;
+    int64_t i = first_below(l.slash, l.slashes, block.bound);
+    if (i < l.slashes) {
+      int64_t past = job.causal ? l.slashes : first_below(l.slash, l.slashes, block.q);
+      least = past ? l.slash[past - 1] : kNone;
+      top = int32_t(smaller(l.slash[i], block.bound - job.m.d));
+      walking = true;
+    } else if (l.slashes && l.slash[i - 1] == block.bound) {
+      put(0, job.m.d);
+    } else {
+      int64_t none = job.causal ? block.bound : l.keys;
+      put(none, l.slashes ? none + job.n.d : none);
     }
-    if (last < 0) head = used;
-    last = used++;
-    sync_lanes();
-    return true;
   }
-  // Node `old` begins at `top` now, and follows `last`.
-  __device__ void join(int last, int old, int32_t top) {
-    int64_t more = job.m(larger(0, int64_t(top) - nodes.top[old])).quotient;
-    int64_t fewer = job.m(larger(0, int64_t(nodes.top[old]) - top)).quotient;
-    sync_lanes();
-    if (lane_of() == 0) {
-      nodes.top[old] = top;
-      nodes.windows[old] = uint32_t(nodes.windows[old] + more - fewer);
-      if (last >= 0) nodes.next[last] = int16_t(old);
-    }
-    if (last < 0) head = old;
-    sync_lanes();
-  }
-  __device__ int64_t end_of(int node) const {
-    return int64_t(nodes.top[node]) - int64_t(nodes.windows[node]) * job.m.d;
-  }
-  // The walk from `top`, slash i the next one, into the nodes, the old ones of which it may run
-  // into; false: they do not suffice.
-  __device__ bool build(int32_t top, int64_t i, int64_t end) {
-    int old = head, last = -1;
-    while (true) {
-      while (old >= 0 && end_of(old) > top) old = nodes.next[old];
-      uint32_t enough = UINT32_MAX;
-      if (old >= 0) {
-        int64_t above = int64_t(top) - nodes.top[old];
-        auto [windows, rest] = job.m(above < 0 ? -above : above);
-        if (rest == 0) {
-          if (above <= 0) return join(last, old, top), true;
-          enough = uint32_t(windows);
+  __device__ void step(Gap gap) {
+    if (walking && gap.above < block.bound) {
+      if (!job.causal && gap.below < block.q) {
+        stop();
+      } else {
+        int64_t windows = windows_to(gap.above);
+        if (gap.below < top - (windows + 1) * job.m.d) {
+          put_windows(windows);
+          top = gap.below;
         }
       }
-      Run run = run_below(job, l.slash, i, end, top, enough);
-      if (run.windows >= enough) return join(last, old, top), true;
-      if (!append(last, top, run.windows)) return false;
-      if (run.next >= end) return true;
-      i = run.next, top = l.slash[i];
     }
+    if (ballot(count == kRanges)) flush();
+  }
+  __device__ void stop() {
+    put_windows(least == kNone ? 0 : windows_to(least));
+    walking = false;
+  }
+  __device__ void finish(bool live) {
+    if (walking) stop();
+    flush();
+    if (!job.causal) {  // all verticals that follow, too
+      if (live) put(l.keys, l.keys);
+      flush();
+    }
+  }
+
+  // Writes the ranges of all lanes, a row block after the other.
+  __device__ void flush() {
+    sync_lanes();
+    for (uint32_t rest = ballot(count > 0); rest; rest &= rest - 1) {
+      int row = lowest(rest), n = from_lane(count, row);
+      Range range = lane_of() < n ? ranges[lane_of() * kPitch + row] : Range{0, 0};
+      int blocks = write_blocks(row, n, range), columns = 0;
+      if (l.verticals) columns = write_columns(row, n, range);
+      int last = from_lane(range.high, n - 1);
+      if (lane_of() == row) {
+        block.num_blocks += blocks, block.num_columns += columns;
+        end = last;
+      }
+    }
+    count = 0;
+    sync_lanes();
+  }
+  __device__ int32_t* of_row(int32_t* mine, int row, int64_t found) const {
+    auto bits = reinterpret_cast<uint64_t>(mine + found);
+    uint32_t low = shuffle(uint32_t(bits), row), high = shuffle(uint32_t(bits >> 32), row);
+    return reinterpret_cast<int32_t*>(uint64_t(high) << 32 | low);
+  }
+  __device__ int write_blocks(int row, int n, Range range) const {
+    int own = 0;
+    if (range.low >= 0 && range.low < range.high)
+      own = int(job.n(int64_t(range.high) - range.low + job.n.d - 1).quotient);
+    int sum = sum_up(own), all = from_lane(sum, kLanes - 1), step = int(job.n.d);
+    int32_t* to = of_row(block.blocks, row, block.num_blocks);
+    if (all > 8 * n) {
+      for (int i = 0; i < n; ++i) {
+        int low = from_lane(range.low, i), blocks = from_lane(own, i);
+        int32_t* first = to + (from_lane(sum, i) - blocks);
+        for (int x = lane_of(); x < blocks; x += kLanes) first[x] = low + x * step;
+      }
+    } else {  // short ones: each lane finds whose block it writes
+      for (int base = 0; base < all; base += kLanes) {
+        int at = base + lane_of(), i = 0;
+        for (int half = kLanes / 2; half; half /= 2)
+          if (from_lane(sum, i + half - 1) <= at) i += half;
+        int low = from_lane(range.low, i), before = from_lane(sum - own, i);
+        if (at < all) to[at] = low + (at - before) * step;
+      }
+    }
+    return all;
+  }
+  // The verticals before each range. A lane copies its own if they are few, else all lanes do.
+  __device__ int write_columns(int row, int n, Range range) const {
+    constexpr int kFew = 8;
+    int from = int(shuffle_up(uint32_t(range.high))), before = from_lane(end, row);
+    if (lane_of() == 0) from = before;
+    bool has = lane_of() < n && from < range.low;
+    int count_all = int(l.verticals);
+    int first = has ? first_from(l.vertical, count_all, from) : 0;
+    int own = has ? first_from(l.vertical + first, count_all - first, range.low) : 0;
+    int sum = sum_up(own), all = from_lane(sum, kLanes - 1);
+    int32_t* to = of_row(block.columns, row, block.num_columns);
+    for (uint32_t many = ballot(own > kFew); many; many &= many - 1) {
+      int lane = lowest(many), size = from_lane(own, lane);
+      int32_t* target = to + (from_lane(sum, lane) - size);
+      const int32_t* source = l.vertical + from_lane(first, lane);
+      for (int i = lane_of(); i < size; i += kLanes) target[i] = source[i];
+    }
+    for (int i = 0; own <= kFew && i < own; ++i) to[sum - own + i] = l.vertical[first + i];
+    return all;
   }
 };
-
-// A row block of which some slash is usable: slash i is the first one; those from `end` on are not.
-__device__ void follow(Walk& walk, Writer& writer, int64_t i, int64_t end) {
-  const VerticalSlash& job = walk.job;
-  const int32_t* slash = walk.l.slash;
-  int64_t bound = writer.block.bound;
-  auto top = int32_t(smaller(slash[i], bound - job.m.d));
-  auto write = [&](int32_t u, uint32_t windows) {
-    writer.range(bound - u - job.m.d, bound - u + int64_t(windows) * job.m.d);
-  };
-  if (walk.kept && !walk.build(top, i, end)) {
-    walk.head = -1, walk.used = 0;  // the pool is full of old nodes: a new walk
-    walk.kept = walk.build(top, i, end);
-  }
-  if (!walk.kept) {
-    while (true) {
-      Run run = run_below(job, slash, i, end, top, UINT32_MAX);
-      write(top, run.windows);
-      if (run.next >= end) return;
-      i = run.next, top = slash[i];
-    }
-  }
-  // Nodes of a row block before this one may go on below q.
-  int64_t least = job.causal ? INT64_MIN : end > 0 ? slash[end - 1] : kNone;
-  for (int node = walk.head; node >= 0; node = walk.nodes.next[node]) {
-    int64_t u = walk.nodes.top[node], windows = walk.nodes.windows[node];
-    if (!job.causal) {
-      if (node != walk.head && u < writer.block.q) return;
-      int64_t above = larger(0, u - least);
-      windows = u <= least ? 0 : smaller(windows, job.m(above + job.m.d - 1).quotient);
-    }
-    write(int32_t(u), uint32_t(windows));
-  }
-}
-
-__device__ void convert_row(Walk& walk, Block& block) {
-  const VerticalSlash& job = walk.job;
-  const Lists& l = walk.l;
-  Writer writer = {job, l, block};
-  int64_t i = first_below(l.slash, l.slashes, block.bound);
-  int64_t none = job.causal ? block.bound : l.keys;
-  if (i < l.slashes) {
-    int64_t end = job.causal ? l.slashes : first_below(l.slash, l.slashes, block.q);
-    follow(walk, writer, i, end);
-  } else if (l.slashes && l.slash[i - 1] == block.bound) {
-    writer.range(0, job.m.d);
-  } else {
-    writer.range(none, l.slashes ? none + job.n.d : none);
-  }
-  writer.finish();
-}
-
-// ---- both ---------------------------------------------------------------------------------------
 
 __device__ int64_t clamped(const int32_t* counts, int64_t head, int64_t all) {
   return counts ? smaller(larger(counts[head], 0), all) : all;
 }
+
+// Row blocks [begin, end) of a head.
+struct Job {
+  int64_t b, h, begin, end;
+};
 
 // The lists of a head, by all threads of a block; `first`: it is the one that counts faults.
 __device__ Lists lists_of(const VerticalSlash& job, int64_t b, int64_t h, bool first,
@@ -304,52 +291,57 @@ __device__ Lists lists_of(const VerticalSlash& job, int64_t b, int64_t h, bool f
   return l;
 }
 
-__global__ void __launch_bounds__(kThreads)
-    vertical_slash_kernel(KVOPS_IN_PLACE VerticalSlash job) {
-  __shared__ Nodes nodes[kWarps];
-  __shared__ int32_t kept[kKept];
-  Split list = job.chunks(int64_t(blockIdx.x)), head = job.heads(list.quotient);
-  int64_t chunk = list.remainder, b = head.quotient, h = head.remainder;
-  bool sorted;
-  Lists l = lists_of(job, b, h, chunk == 0, sorted);
-  int64_t rows = job.block_count.shape[2], begin = chunk * kWarps * job.rows_per_warp;
-  int64_t end = smaller(rows, begin + kWarps * job.rows_per_warp);
-  auto store_counts = [&](int64_t r, const Block& block) {
-    job.block_count(b, h, r) = int32_t(block.num_blocks);
-    job.column_count(b, h, r) = int32_t(block.num_columns);
-  };
-  if (!sorted) {
-    for (int64_t r = begin + int(threadIdx.x); r < end; r += kThreads) {
-      Block block = block_of(job, l, b, h, r);
-      if (block.q < l.queries && l.keys > 0) Steps{job, l, block}.run();
-      store_counts(r, block);
-    }
-    return;
-  }
+__device__ void convert_in_order(const VerticalSlash& job, Shared& shared, Lists l,
+                                 const Job& own) {
   if (l.verticals <= kKept) {
-    for (int i = int(threadIdx.x); i < l.verticals; i += kThreads) kept[i] = l.vertical[i];
-    l.vertical = kept;
+    for (int i = int(threadIdx.x); i < l.verticals; i += kThreads)
+      shared.verticals[i] = l.vertical[i];
+    l.vertical = shared.verticals;
     __syncthreads();
   }
   int warp = int(threadIdx.x) / kLanes;
-  Walk walk = {job, l, nodes[warp]};
-  begin += warp * job.rows_per_warp;
-  end = smaller(end, begin + job.rows_per_warp);
-  for (int64_t r = begin; r < end; ++r) {
-    Block block = block_of(job, l, b, h, r);
-    if (block.q < l.queries && l.keys > 0) convert_row(walk, block);
-    if (lane_of() == 0) store_counts(r, block);
+  int64_t r = own.begin + warp * job.rows_per_warp + lane_of();
+  bool present = lane_of() < job.rows_per_warp && r < own.end;
+  Rows rows = {job, l, shared.ranges[warp],
+               block_of(job, l, own.b, own.h, present ? r : own.begin)};
+  bool live = present && rows.block.q < l.queries && l.keys > 0;
+  rows.start(live);
+  int64_t bound = block_of(job, l, own.b, own.h, own.end - 1).bound;  // of all row blocks
+  for (int64_t i = first_below(l.slash, l.slashes, bound); i < l.slashes; i += kSegment) {
+    int gaps = list_gaps(shared, l, i, job.m.d);
+    for (int g = 0; g < gaps; ++g) rows.step(shared.gaps[g]);
+  }
+  rows.finish(live);
+  if (!present) return;
+  job.block_count(own.b, own.h, r) = int32_t(rows.block.num_blocks);
+  job.column_count(own.b, own.h, r) = int32_t(rows.block.num_columns);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    vertical_slash_kernel(KVOPS_IN_PLACE VerticalSlash job) {
+  __shared__ Shared shared;
+  Split list = job.chunks(int64_t(blockIdx.x)), head = job.heads(list.quotient);
+  int64_t per_block = int64_t(kWarps) * job.rows_per_warp, begin = list.remainder * per_block;
+  Job own = {head.quotient, head.remainder, begin,
+             smaller(job.block_count.shape[2], begin + per_block)};
+  bool sorted;
+  Lists l = lists_of(job, own.b, own.h, begin == 0, sorted);
+  if (sorted) return convert_in_order(job, shared, l, own);
+  for (int64_t r = begin + int(threadIdx.x); r < own.end; r += kThreads) {
+    Block block = block_of(job, l, own.b, own.h, r);
+    if (block.q < l.queries && l.keys > 0) Steps{job, l, block}.run();
+    job.block_count(own.b, own.h, r) = int32_t(block.num_blocks);
+    job.column_count(own.b, own.h, r) = int32_t(block.num_columns);
   }
 }
 
 }  // namespace
 
-// H200: as many row blocks for a warp as leave 16 warps to each multiprocessor; beyond 32 of them
-// the first walk is little beside the others.
+// H200: as many row blocks for a warp, up to one a lane, as leave 16 warps to a multiprocessor.
 kvops_status convert_vertical_slash(const char* op, VerticalSlash job, const kvops_tensor& on) {
   int64_t lists = job.block_count.shape[0] * job.heads.d, rows = job.block_count.shape[2];
   int64_t each = lists * rows / (16 * compute_units(on));
-  job.rows_per_warp = each < 1 ? 1 : each > 32 ? 32 : int(each);
+  job.rows_per_warp = each < 1 ? 1 : each > kLanes ? kLanes : int(each);
   int64_t per_block = kWarps * job.rows_per_warp;
   job.chunks = Splitter((rows + per_block - 1) / per_block);
   Grid grid = {.x = lists * job.chunks.d, .threads = kThreads};

@@ -16,9 +16,10 @@ kvops_status cp_gather_indexer_k_quant_cache(const kvops_cp_gather_indexer_k_qua
   if (!is_empty(a.kv_cache)) scales.from += a.kv_cache.shape[1] * codes.bytes;
   auto start = [&]<class Code, class Scale>() {
     using Planes = TwoPlanes<CopyReader<Code>, CopyReader<Scale>>;
-    return gather(
-        "cp_gather_indexer_k_quant_cache", map, a.out_k,
-        Planes{plane_of(codes, CopyReader<Code>{}), plane_of(scales, CopyReader<Scale>{})});
+    int64_t first = codes.bytes / int64_t(sizeof(Code));
+    Planes planes = {plane_of(codes, CopyReader<Code>{}), plane_of(scales, CopyReader<Scale>{}),
+                     first, Splitter(first + scales.bytes / int64_t(sizeof(Scale)))};
+    return gather("cp_gather_indexer_k_quant_cache", map, a.out_k, planes);
   };
   auto fits = [](const GatherLayout& at, int64_t n) {
     return at.bytes % n == 0 && at.rows_at(n) && at.entries_at(n);

@@ -7,10 +7,10 @@
 // by bisection, and through the block table where the entry lies; then all of them move groups of
 // the rows, kUnroll loads of a thread on their way before its first store. A Reader makes groups:
 //
-//   kBytes                      of a group in a row of the result
-//   start()                     reads what all groups need
-//   Raw read(entry, g)          group g of an entry, as it lies in the cache
-//   write(to, raw), zero(to)    the group in the result
+//   start()                       reads what all groups need
+//   Raw read(entry, g)            group g of an entry, as it lies in the cache
+//   int64_t at(g)                 where it is in a row of the result, in bytes
+//   write(to, raw), zero(to, g)   the group there
 #pragma once
 #include "gpu/slots.cuh"
 #include "gpu/vec.cuh"
@@ -69,67 +69,103 @@ struct Plane {
   int64_t block, slot;
   uint8_t* to;
   int64_t row;
-  Splitter groups;  // of a row
   Reader reader;
 
   __device__ int64_t offset(const Place& place) const {
     return place.block < 0 ? place.block : place.block * block + place.at * slot;
   }
-  // Rows [t, t + n) by all threads of the blocks of one column of the grid.
-  __device__ void move(const int64_t* offset, int64_t t, int n) const {
-    Reader read = reader;
-    read.start();
-    int64_t items = n * groups.d;
-    for (int64_t base = int64_t(blockIdx.y) * kGatherStep + int(threadIdx.x); base < items;
-         base += int64_t(gridDim.y) * kGatherStep) {
-      typename Reader::Raw raw[kGatherUnroll];
-      uint8_t* target[kGatherUnroll];
-      bool zeroed[kGatherUnroll];
-#pragma unroll
-      for (int i = 0; i < kGatherUnroll; ++i) {
-        int64_t item = base + i * kGatherThreads;
-        target[i] = nullptr;
-        if (item >= items) continue;
-        auto [r, g] = groups(item);
-        int64_t source = offset[r];
-        zeroed[i] = source == GatherMap::kZeroed;
-        if (source > GatherMap::kZeroed) raw[i] = read.read(from + source, g);
-        if (source != GatherMap::kNobody) target[i] = to + (t + r) * row + g * Reader::kBytes;
-      }
-#pragma unroll
-      for (int i = 0; i < kGatherUnroll; ++i) {
-        if (!target[i]) continue;
-        zeroed[i] ? read.zero(target[i]) : read.write(target[i], raw[i]);
-      }
-    }
+  __device__ typename Reader::Raw read(int64_t offset, int64_t g) const {
+    return reader.read(from + offset, g);
   }
+  __device__ uint8_t* target(int64_t t, int64_t g) const { return to + t * row + reader.at(g); }
 };
 
-// What a row is made of: one plane, or two that the same entry is cut into.
+// What a row is made of. read() and write() know a group of a row by one number.
 template <class A>
 struct OnePlane {
   static constexpr int kCount = 1;
+  using Raw = typename A::Raw;
   Plane<A> a;
+  Splitter groups;
 
+  __device__ void start() { a.reader.start(); }
   __device__ int64_t offset(int, const Place& place) const { return a.offset(place); }
-  __device__ void move(const int64_t (*offsets)[kGatherRows], int64_t t, int n) const {
-    a.move(offsets[0], t, n);
+  __device__ Raw read(const int64_t (*offsets)[kGatherRows], int64_t r, int64_t g) const {
+    return a.read(offsets[0][r], g);
   }
+  __device__ void write(int64_t t, int64_t g, const Raw& raw) const {
+    a.reader.write(a.target(t, g), raw);
+  }
+  __device__ void zero(int64_t t, int64_t g) const { a.reader.zero(a.target(t, g), g); }
 };
+// Two planes that the same entry is cut into: groups of the second one follow those of the first.
 template <class A, class B>
 struct TwoPlanes {
   static constexpr int kCount = 2;
+  struct Raw {
+    typename A::Raw a;
+    typename B::Raw b;
+  };
   Plane<A> a;
   Plane<B> b;
+  int64_t first;  // groups of a
+  Splitter groups;
 
+  __device__ void start() {}
   __device__ int64_t offset(int i, const Place& place) const {
     return i ? b.offset(place) : a.offset(place);
   }
-  __device__ void move(const int64_t (*offsets)[kGatherRows], int64_t t, int n) const {
-    a.move(offsets[0], t, n);
-    b.move(offsets[1], t, n);
+  __device__ Raw read(const int64_t (*offsets)[kGatherRows], int64_t r, int64_t g) const {
+    Raw raw;
+    if (g < first)
+      raw.a = a.read(offsets[0][r], g);
+    else
+      raw.b = b.read(offsets[1][r], g - first);
+    return raw;
+  }
+  __device__ void write(int64_t t, int64_t g, const Raw& raw) const {
+    if (g < first)
+      a.reader.write(a.target(t, g), raw.a);
+    else
+      b.reader.write(b.target(t, g - first), raw.b);
+  }
+  __device__ void zero(int64_t t, int64_t g) const {
+    if (g < first)
+      a.reader.zero(a.target(t, g), g);
+    else
+      b.reader.zero(b.target(t, g - first), g - first);
   }
 };
+
+// Rows [t, t + n), whose entries lie at the offsets, by all blocks of one column of the grid.
+template <class Planes>
+__device__ void move(Planes planes, const int64_t (*offsets)[kGatherRows], int64_t t, int n) {
+  planes.start();
+  int64_t items = n * planes.groups.d;
+  for (int64_t base = int64_t(blockIdx.y) * kGatherStep + int(threadIdx.x); base < items;
+       base += int64_t(gridDim.y) * kGatherStep) {
+    typename Planes::Raw raw[kGatherUnroll];
+    int row[kGatherUnroll];
+    int64_t group[kGatherUnroll];
+#pragma unroll
+    for (int i = 0; i < kGatherUnroll; ++i) {
+      int64_t item = base + i * kGatherThreads;
+      row[i] = -1;
+      if (item >= items) continue;
+      auto [r, g] = planes.groups(item);
+      int64_t offset = offsets[0][r];
+      if (offset == GatherMap::kNobody) continue;
+      row[i] = int(r), group[i] = g;
+      if (offset == GatherMap::kZeroed)
+        planes.zero(t + r, g), row[i] = -1;
+      else
+        raw[i] = planes.read(offsets, r, g);
+    }
+#pragma unroll
+    for (int i = 0; i < kGatherUnroll; ++i)
+      if (row[i] >= 0) planes.write(t + row[i], group[i], raw[i]);
+  }
+}
 
 template <class Planes>
 __global__ void __launch_bounds__(kGatherThreads)
@@ -143,21 +179,21 @@ __global__ void __launch_bounds__(kGatherThreads)
     for (int i = 0; i < Planes::kCount; ++i) offsets[i][threadIdx.x] = planes.offset(i, place);
   }
   __syncthreads();
-  planes.move(offsets, t, n);
+  move(planes, offsets, t, n);
 }
 
 // Units of 1, 2, 4 or 16 bytes as they are.
 template <class Unit>
 struct CopyReader {
   using Raw = Unit;
-  static constexpr int kBytes = sizeof(Unit);
 
   __device__ void start() {}
   __device__ Raw read(const uint8_t* entry, int64_t g) const {
     return reinterpret_cast<const Unit*>(entry)[g];
   }
+  __device__ int64_t at(int64_t g) const { return g * int64_t(sizeof(Unit)); }
   __device__ void write(uint8_t* to, Raw raw) const { *reinterpret_cast<Unit*>(to) = raw; }
-  __device__ void zero(uint8_t* to) const { *reinterpret_cast<Unit*>(to) = Unit{}; }
+  __device__ void zero(uint8_t* to, int64_t) const { *reinterpret_cast<Unit*>(to) = Unit{}; }
 };
 
 }  // namespace kvops::gpu
@@ -220,17 +256,16 @@ inline GatherLayout gather_layout(const kvops_tensor& cache, const kvops_tensor&
 
 template <class Reader>
 gpu::Plane<Reader> plane_of(const GatherLayout& at, const Reader& reader) {
-  return {at.from, at.block, at.slot, at.to, at.row, gpu::Splitter(at.bytes / Reader::kBytes),
-          reader};
+  return {at.from, at.block, at.slot, at.to, at.row, reader};
 }
 
-// One launch. As many rows for a block as give each thread kGatherUnroll groups of the first plane,
+// One launch. As many rows for a block as give each thread kGatherUnroll groups,
 // fewer when that leaves multiprocessors without work; blocks of the grid's second dimension share
 // rows that are longer.
 template <class Planes>
 kvops_status gather(const char* op, const gpu::GatherMap& map, const kvops_tensor& on,
                     const Planes& planes) {
-  int64_t groups = planes.a.groups.d, rows = gpu::kGatherStep / groups;
+  int64_t groups = planes.groups.d, rows = gpu::kGatherStep / groups;
   int64_t shared = map.out_rows / (4 * compute_units(on));
   if (rows > shared) rows = shared;
   if (rows > gpu::kGatherRows) rows = gpu::kGatherRows;
@@ -243,8 +278,8 @@ kvops_status gather(const char* op, const gpu::GatherMap& map, const kvops_tenso
 }
 template <class Reader>
 kvops_status gather_one(const char* op, const gpu::GatherMap& map, const kvops_tensor& on,
-                        const GatherLayout& at, const Reader& reader) {
-  return gather(op, map, on, gpu::OnePlane<Reader>{plane_of(at, reader)});
+                        const GatherLayout& at, const Reader& reader, int64_t groups) {
+  return gather(op, map, on, gpu::OnePlane<Reader>{plane_of(at, reader), gpu::Splitter(groups)});
 }
 
 // Rows that are copies of entries, or of a part of each; defined in cp_gather_cache.cu.

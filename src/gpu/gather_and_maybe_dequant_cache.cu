@@ -17,7 +17,6 @@ constexpr const char* kOp = "gather_and_maybe_dequant_cache";
 template <class T, class C, int N>
 struct Dequantise {
   using Raw = Group<C, N>;
-  static constexpr int kBytes = N * int(sizeof(T));
   const float* kv_scale;
   float scale = 0;
 
@@ -25,10 +24,13 @@ struct Dequantise {
   __device__ Raw read(const uint8_t* entry, int64_t g) const {
     return load<N, true>(reinterpret_cast<const C*>(entry) + g * N);
   }
+  __device__ int64_t at(int64_t g) const { return g * N * int64_t(sizeof(T)); }
   __device__ void write(uint8_t* to, const Raw& codes) const {
     store<true>(reinterpret_cast<T*>(to), convert_back<T>(codes, scale));
   }
-  __device__ void zero(uint8_t* to) const { store<true>(reinterpret_cast<T*>(to), Group<T, N>{}); }
+  __device__ void zero(uint8_t* to, int64_t) const {
+    store<true>(reinterpret_cast<T*>(to), Group<T, N>{});
+  }
 };
 
 }  // namespace
@@ -42,9 +44,9 @@ kvops_status gather_and_maybe_dequant_cache(const Args& a) {
       constexpr int N = kGroup<T>;
       auto start = [&]<int kN>() {
         Dequantise<T, C, kN> reader = {static_cast<const float*>(a.kv_scale.data)};
-        return gather_one(kOp, map, a.out, at, reader);
+        return gather_one(kOp, map, a.out, at, reader, a.out.shape[1] / kN);
       };
-      return at.bytes % 16 == 0 && at.rows_at(16) && at.entries_at(N)
+      return a.out.shape[1] % N == 0 && at.rows_at(16) && at.entries_at(N)
                  ? start.template operator()<N>()
                  : start.template operator()<1>();
     });

@@ -73,8 +73,11 @@ __device__ inline void store(T* p, const Group<T, N>& g) {
   if constexpr (!kAligned || N == 1) {
 #pragma unroll
     for (int i = 0; i < N; ++i) p[i] = g.get(i);
-  } else if constexpr (kBytes == 16) {
-    *reinterpret_cast<Words4*>(p) = Words4{g.word[0], g.word[1], g.word[2], g.word[3]};
+  } else if constexpr (kBytes % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < kBytes / 16; ++i)
+      reinterpret_cast<Words4*>(p)[i] =
+          Words4{g.word[4 * i], g.word[4 * i + 1], g.word[4 * i + 2], g.word[4 * i + 3]};
   } else if constexpr (kBytes == 8) {
     *reinterpret_cast<Words2*>(p) = Words2{g.word[0], g.word[1]};
   } else {
