@@ -14,7 +14,7 @@ SCALE = (128 + ROPE)**-0.5  # of DeepSeek's heads before absorption
 
 
 class Place:
-    """ops.<operator>(**arguments) on `device`: on the arrays themselves, or on copies over there."""
+    """ops.<operator>(**arguments) on `device`: on the arrays themselves, or on copies there."""
 
     device = "cpu"
 
