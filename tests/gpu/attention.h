@@ -14,16 +14,6 @@ namespace test {
 using PagedArgs = kvops_paged_attention_v1_args;
 enum class CacheLayout { packed, nhd };
 
-// Truncated to the dtype: what is wanted is a number, not this number.
-inline uint32_t number_bits(kvops_dtype dtype, float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  if (dtype == KVOPS_F32) return bits;
-  if (dtype == KVOPS_BF16) return bits >> 16;
-  int exponent = int(bits >> 23 & 255) - 127 + 15;
-  if (exponent <= 0) return bits >> 16 & 0x8000;
-  return (bits >> 16 & 0x8000) | uint32_t(exponent) << 10 | (bits >> 13 & 0x3FF);
-}
 inline double number_of(kvops_dtype dtype, const uint8_t* p) {
   uint32_t bits = 0;
   std::memcpy(&bits, p, size_t(kvops_dtype_size(dtype)));

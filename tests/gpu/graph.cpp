@@ -14,12 +14,7 @@ std::mt19937 generator(7);
 template <class T>
 void randomise_bf16(std::vector<T>& values) {
   std::normal_distribution<float> normal;
-  for (auto& v : values) {
-    float x = normal(generator);
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    v = T(bits >> 16);
-  }
+  for (auto& v : values) v = T(number_bits(KVOPS_BF16, normal(generator)));
 }
 
 }  // namespace

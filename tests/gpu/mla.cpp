@@ -18,10 +18,8 @@ std::mt19937 generator(11);
 void randomise(std::vector<uint16_t>& values) {
   std::normal_distribution<float> normal;
   for (auto& v : values) {
-    float x = normal(generator);
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    v = generator() % 64 ? uint16_t(bits >> 16) : uint16_t(generator());
+    auto bits = number_bits(KVOPS_BF16, normal(generator));
+    v = generator() % 64 ? uint16_t(bits) : uint16_t(generator());
   }
 }
 
