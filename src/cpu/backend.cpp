@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 
 namespace kvops {
 namespace cpu {
@@ -40,7 +41,7 @@ kvops_status info(int32_t, kvops_device_info& i) {
   read_name(i.name, sizeof i.name);
   std::snprintf(i.arch, sizeof i.arch, "%s", isa_name());
   i.memory_bytes = positive(sysconf(_SC_PHYS_PAGES)) * positive(sysconf(_SC_PAGESIZE));
-  i.cache_bytes = positive(sysconf(_SC_LEVEL3_CACHE_SIZE));
+  i.cache_bytes = last_cache_bytes();
   i.compute_units = num_threads();
   i.warp_size = 1;
   i.fp8_e4m3 = KVOPS_F8_E4M3;

@@ -59,7 +59,7 @@ kvops_status run(const kvops_concat_mla_q_args& a) {
   const Queries<T> q = {view<const T, 3>(a.ql_nope), view<const T, 3>(a.q_pe), view<T, 3>(a.out)};
   const int64_t row = q.out.shape[2] * int64_t(sizeof(T));
   const bool stream =
-      streams(rows_view<T>(a.out)) && q.nope.shape[2] * int64_t(sizeof(T)) % 64 == 0;
+      streams(rows_view<T>(a.out), row) && q.nope.shape[2] * int64_t(sizeof(T)) % 64 == 0;
   parallel_for(q.out.shape[0] * q.out.shape[1], rows_per_piece(2 * row),
                [&](int64_t begin, int64_t end) {
                  stream ? copy_rows<true>(q, begin, end) : copy_rows<false>(q, begin, end);

@@ -116,7 +116,7 @@ kvops_status run(const Args& a) {
   const auto out = rows_view<int8_t>(a.out);
   const auto scale = rows_view<float>(a.scale);
   const auto azp = rows_view<int32_t>(a.azp);
-  const bool stream = streams(out);
+  const bool stream = streams(out, in.size * int64_t(sizeof(T)));
   parallel_for(in.rows, rows_per_piece(in.size * (int64_t(sizeof(T)) + 1)),
                [&](int64_t begin, int64_t end) {
                  for (int64_t r = begin; r < end; ++r) {

@@ -105,7 +105,7 @@ kvops_status gated(const kvops_tensor& input, const kvops_tensor& output, const 
   const int64_t columns = HWY_MIN(out.size, kColumns);
   if (columns == 0) return KVOPS_OK;
   const int64_t pieces = (out.size + columns - 1) / columns;
-  const bool stream = streams(out);
+  const bool stream = streams(out, 2 * out.size * int64_t(sizeof(T)));
   parallel_for(out.rows * pieces, rows_per_piece(3 * columns * int64_t(sizeof(T))),
                [&](int64_t begin, int64_t end) {
                  for (int64_t i = begin; i < end; ++i) {

@@ -88,7 +88,7 @@ kvops_status gather_planes(const GatherMap& m, const kvops_tensor& faults,
         });
     return KVOPS_OK;
   };
-  const bool large = (m.rows - m.first) * 2 * bytes > last_cache_bytes();
+  const bool large = (m.rows - m.first) * 2 * bytes > last_cache_bytes() / 2;
   return large ? run.template operator()<true>() : run.template operator()<false>();
 }
 
@@ -99,10 +99,11 @@ kvops_status gather_entries(const GatherMap& m, const kvops_tensor& cache, const
                             const kvops_tensor& faults, Read&& read) {
   const auto entries = view<const S, 3>(cache);
   const auto rows = view<T, 2>(out);
+  const int64_t entry = entries.shape[2] * int64_t(sizeof(S));
   const int64_t bytes = rows.shape[1] * int64_t(sizeof(T));
   auto run = [&]<bool stream>() {
     for_each_page(
-        m, entries.shape[2] * int64_t(sizeof(S)) + bytes, faults,
+        m, entry + bytes, faults,
         [&](int64_t t, int64_t b, int64_t o, int64_t n) {
           for (int64_t i = 0; i < n; ++i)
             read.template operator()<stream>(entries.at(b, o + i), rows.at(t + i));
@@ -115,9 +116,10 @@ kvops_status gather_entries(const GatherMap& m, const kvops_tensor& cache, const
         });
     return KVOPS_OK;
   };
-  auto gathered = rows_view<T>(out);  // what is read displaces as much as what is written
-  gathered.rows = (m.rows - m.first) * (bytes + entries.shape[2] * int64_t(sizeof(S))) / bytes;
-  return streams(gathered) ? run.template operator()<true>() : run.template operator()<false>();
+  auto gathered = rows_view<T>(out);
+  gathered.rows = m.rows - m.first;
+  return streams(gathered, entry) ? run.template operator()<true>()
+                                  : run.template operator()<false>();
 }
 
 }  // namespace HWY_NAMESPACE

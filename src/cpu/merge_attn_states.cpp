@@ -183,7 +183,8 @@ kvops_status merge_all(const kvops_merge_attn_states_args& a) {
   const Merge<T, O> m(a);
   const int64_t bytes = m.heads * (m.size * int64_t(2 * sizeof(T) + sizeof(O)) + 12);
   const bool in_place = a.out.data == a.prefix_output.data || a.out.data == a.suffix_output.data;
-  const bool stream = std::is_same_v<T, O> && !in_place && streams(rows_view<O>(a.out));
+  const bool stream = std::is_same_v<T, O> && !in_place &&
+                      streams(rows_view<O>(a.out), 2 * m.size * int64_t(sizeof(T)));
   int64_t grain = rows_per_piece(bytes);
   if (grain > kBatch) grain = (grain + kBatch - 1) / kBatch * kBatch;
   parallel_for(m.tokens, grain, [&](int64_t begin, int64_t end) {

@@ -57,7 +57,7 @@ kvops_status run(const kvops_rms_norm_args& a) {
   const auto out = rows_view<T>(a.out);
   const auto weight = weight_of<W>(a.weight, a.input, input.rows);
   const auto epsilon = float(a.epsilon);
-  const bool stream = a.input.data != a.out.data && streams(out);
+  const bool stream = a.input.data != a.out.data && streams(out, input.size * int64_t(sizeof(T)));
   parallel_for(input.rows, rows_per_piece(2 * input.size * int64_t(sizeof(T))),
                [&](int64_t begin, int64_t end) {
                  if (stream) {

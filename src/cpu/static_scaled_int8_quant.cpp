@@ -43,7 +43,7 @@ kvops_status run(const Args& a) {
   const Int8Scale scale = {1 / *static_cast<const float*>(a.scale.data),
                            present(a.azp) ? float(*static_cast<const int32_t*>(a.azp.data)) : 0};
   const int64_t columns = HWY_MIN(in.size, kColumns), pieces = (in.size + columns - 1) / columns;
-  const bool stream = streams(out);
+  const bool stream = streams(out, in.size * int64_t(sizeof(T)));
   parallel_for(in.rows * pieces, rows_per_piece(columns * (int64_t(sizeof(T)) + 1)),
                [&](int64_t begin, int64_t end) {
                  if (stream)
