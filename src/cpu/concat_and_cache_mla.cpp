@@ -23,17 +23,31 @@ namespace {
 
 using Args = kvops_concat_and_cache_mla_args;
 
+// What entries of C made of rows of S move, per token.
+template <class S, class C>
+int64_t bytes_of(const Args& a) {
+  return (a.kv_c.shape[1] + a.k_pe.shape[1]) * int64_t(sizeof(S)) +
+         a.kv_cache.shape[2] * int64_t(sizeof(C));
+}
+
 // Calls write(latent row, rope row, entry) for every token that has a slot.
-template <class S, class C, class F>
+template <bool stream, class S, class C, class F>
 kvops_status for_each_entry(const Args& a, F&& write) {
   const auto latent = view<const S, 2>(a.kv_c), rope = view<const S, 2>(a.k_pe);
   const auto cache = view<C, 3>(a.kv_cache);
-  const int64_t bytes =
-      (latent.shape[1] + rope.shape[1]) * int64_t(sizeof(S)) + cache.shape[2] * int64_t(sizeof(C));
-  for_each_run(slot_map(a.slot_mapping, cache.shape[0], cache.shape[1]), 1, bytes, a.faults,
-               [&](int64_t t, int64_t b, int64_t o, int64_t) {
-                 write(latent.at(t), rope.at(t), cache.at(b, o));
-               });
+  const int64_t entry = cache.shape[2] * int64_t(sizeof(C));
+  const SlotMap map = slot_map(a.slot_mapping, cache.shape[0], cache.shape[1]);
+  for_each_run(
+      map, 1, bytes_of<S, C>(a), a.faults,
+      [&](int64_t t, int64_t b, int64_t o, int64_t) {
+        map.ahead(t, [&](int64_t next_b, int64_t next_o) {
+          if (!stream) ask_to_write(cache.at(next_b, next_o), entry);
+        });
+        write(latent.at(t), rope.at(t), cache.at(b, o));
+      },
+      [] {
+        if (stream) finish_streams();
+      });
   return KVOPS_OK;
 }
 
@@ -51,13 +65,19 @@ void write_nvfp4_entry(const bf16* kv_c, const bf16* k_pe, uint8_t* entry) {
 
 kvops_status concat_and_cache_mla(const Args& a) {
   if (a.format == KVOPS_FORMAT_NVFP4_DS_MLA)
-    return for_each_entry<bf16, uint8_t>(a, write_nvfp4_entry);
+    return for_each_entry<false, bf16, uint8_t>(a, write_nvfp4_entry);
   const float scale = a.format == KVOPS_FORMAT_PLAIN ? scale_of(a.kv_scale)(0) : 1.0f;
   return dispatch_entry("concat_and_cache_mla", a, a.kv_cache.dtype, [&]<class W>(const W& write) {
     using S = typename W::Source;
     using C = typename W::Element;
-    return for_each_entry<S, C>(
-        a, [&](const S* kv_c, const S* k_pe, C* entry) { write(kv_c, k_pe, entry, scale); });
+    const auto run = [&]<bool stream>() {
+      return for_each_entry<stream, S, C>(a, [&](const S* kv_c, const S* k_pe, C* entry) {
+        write.template write<stream>(kv_c, k_pe, entry, scale);
+      });
+    };
+    const bool large = entries_stream(a.slot_mapping.shape[0] * bytes_of<S, C>(a)) &&
+                       write.streams(begin_lines(view<C, 3>(a.kv_cache)));
+    return large ? run.template operator()<true>() : run.template operator()<false>();
   });
 }
 

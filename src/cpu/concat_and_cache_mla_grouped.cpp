@@ -46,7 +46,7 @@ struct Caches {
 // Apart from the loop: one entry is much work, and the loop's registers are not for it.
 template <class W, class S, class C>
 HWY_NOINLINE void put(const W& write, const S* kv_c, const S* k_pe, C* entry, float scale) {
-  write(kv_c, k_pe, entry, scale);
+  write.template write<false>(kv_c, k_pe, entry, scale);
 }
 
 template <class W>

@@ -238,7 +238,9 @@ kvops_status run(const Args& a, const W& write, Rotate rotate) {
         rotate(query.at(t), heads, query.stride[1], row, half);
         rotate(key.at(t), 1, 0, row, half);
       }
-      if (stored) write(latent.at(t), key.at(t), cache.at(slot / block, slot % block), scale);
+      if (stored)
+        write.template write<false>(latent.at(t), key.at(t), cache.at(slot / block, slot % block),
+                                    scale);
     }
     if (faults) bad.fetch_add(faults, std::memory_order_relaxed);
   });

@@ -2,18 +2,19 @@
 //
 // Dimensions are taken in the order of dst's strides and merged where both tensors allow it: dense
 // tensors of any permutation are one run. Threads share the elements. With AVX-512 a result of 16
-// bits is looked up: the 128 magnitudes of an encoding are four registers.
+// bits is looked up: the 128 magnitudes of an encoding are four registers. Results that do not stay
+// in the last cache go past it.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/convert_fp8.cpp"
 #include <hwy/foreach_target.h>
 
-#include "cpu/fp8-inl.h"
-#include "cpu/simd-inl.h"
+#include "cpu/cache_row-inl.h"
 
 // Everything that is compiled once only.
 #include "core/dispatch.h"
 #include "cpu/elementwise.h"
 #include "cpu/isa.h"
+#include "cpu/stream.h"
 #include "kvcache_ops.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,32 +22,27 @@ namespace kvops::cpu {
 namespace HWY_NAMESPACE {
 namespace {
 
-template <class D, class V, class T>
-HWY_INLINE V scaled(D d, V x, float scale, T) {
-  if constexpr (IsFp8<T>) return hn::Div(x, hn::Set(d, scale));
-  return hn::Mul(x, hn::Set(d, scale));
-}
+constexpr int64_t kAhead = 2048;  // bytes
 
-template <class S, class T>
+template <bool stream, class S, class T>
 void convert_run(const S* from, T* to, int64_t n, float scale) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = int64_t(hn::Lanes(d));
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) store(d, scaled(d, load(d, from + i), scale, T{}), to + i);
-  if (i == n) return;
-  const auto rest = size_t(n - i);
-  store_n(d, scaled(d, load_n(d, from + i, rest), scale, T{}), to + i, rest);
+  if constexpr (IsFp8<T>)
+    write_row<stream>(from, to, n, scale, from + kAhead / int64_t(sizeof(S)));
+  else
+    read_row<stream>(from, to, n, scale);
 }
 
 #if HWY_TARGET <= HWY_AVX3
-template <class S, class T>
+template <bool stream, class S, class T>
 void convert_run(const S* from, T* to, int64_t n, const CodeTable<S, T>& table) {
   const decltype(table.d) d;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const auto lanes = int64_t(hn::Lanes(d));
   int64_t i = 0;
-  for (; i + lanes <= n; i += lanes)
-    store_raw(d, table(hn::PromoteTo(d, load_raw(d8, from + i))), to + i);
+  for (; i + lanes <= n; i += lanes) {
+    prefetch(from + i, kAhead);
+    put_raw<stream>(d, table(hn::PromoteTo(d, load_raw(d8, from + i))), to + i);
+  }
   if (i == n) return;
   const auto rest = size_t(n - i);
   store_raw_n(d, table(hn::PromoteTo(d, load_raw_n(d8, from + i, rest))), to + i, rest);
@@ -71,12 +67,16 @@ kvops_status convert(const kvops_convert_fp8_args& a) {
 #else
   const float rule = scale;
 #endif
+  int64_t bytes = sizeof(S) + sizeof(T);
+  for (int i = 0; i < a.dst.rank; ++i) bytes *= a.dst.shape[i];
+  const bool large = bytes > last_cache_bytes() / 2;
   for_each_pair_of_runs<S, T>(
       a.src, a.dst, [&](const S* from, int64_t from_stride, T* to, int64_t to_stride, int64_t n) {
-        if (from_stride == 1 && to_stride == 1)
-          convert_run(from, to, n, rule);
-        else
-          convert_apart(from, from_stride, to, to_stride, n, scale);
+        if (from_stride != 1 || to_stride != 1)
+          return convert_apart(from, from_stride, to, to_stride, n, scale);
+        if (!large || !on_line(to)) return convert_run<false>(from, to, n, rule);
+        convert_run<true>(from, to, n, rule);
+        finish_streams();
       });
   return KVOPS_OK;
 }

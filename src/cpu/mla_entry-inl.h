@@ -15,6 +15,7 @@
 #define KVOPS_CPU_MLA_ENTRY_INL_H_
 #endif
 
+#include "cpu/stream.h"
 #include "kvcache_ops/cache_format.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -23,6 +24,22 @@ namespace HWY_NAMESPACE {
 
 inline constexpr int64_t kLatent = 512, kRope = 64;  // of the packed records
 
+#if HWY_TARGET <= HWY_AVX3
+// The largest magnitude of n 16-bit elements, a multiple of 32, as integers.
+HWY_INLINE uint16_t most_of(const uint16_t* x, int64_t n) {
+  const hn::FixedTag<uint16_t, 32> d;
+  const auto magnitude = hn::Set(d, uint16_t{0x7FFF});
+  auto most = hn::And(hn::LoadU(d, x), magnitude);
+  for (int64_t i = 32; i < n; i += 32)
+    most = hn::Max(most, hn::And(hn::LoadU(d, x + i), magnitude));
+  const auto ymm =
+      _mm256_max_epu16(_mm512_castsi512_si256(most.raw), _mm512_extracti64x4_epi64(most.raw, 1));
+  const auto xmm = _mm_max_epu16(_mm256_castsi256_si128(ymm), _mm256_extracti128_si256(ymm, 1));
+  const auto least = _mm_minpos_epu16(_mm_xor_si128(xmm, _mm_set1_epi16(-1)));
+  return uint16_t(~_mm_cvtsi128_si32(least));
+}
+#endif
+
 // The largest magnitude of n elements; NaN does not count. 16-bit ones are compared as integers.
 template <class S>
 HWY_INLINE float row_amax(const S* x, int64_t n) {
@@ -30,6 +47,13 @@ HWY_INLINE float row_amax(const S* x, int64_t n) {
   constexpr Bits kInf = Bits(sizeof(S) == 4            ? 0x7F800000
                              : std::is_same_v<S, bf16> ? 0x7F80
                                                        : 0x7C00);
+#if HWY_TARGET <= HWY_AVX3
+  if constexpr (sizeof(S) == 2)
+    if (n % 32 == 0) {
+      const uint16_t most = most_of(reinterpret_cast<const uint16_t*>(x), n);
+      if (most <= kInf) return to_float(S{most});
+    }
+#endif
   const hn::ScalableTag<Bits> d;
   const hn::ScalableTag<int32_t> d32;
   const auto lanes = int64_t(hn::Lanes(d));
@@ -49,15 +73,35 @@ HWY_INLINE float row_amax(const S* x, int64_t n) {
     return bits_float(bits);
 }
 
+// Do all entries begin lines?
+template <class C>
+bool begin_lines(const TensorView<C, 3>& cache) {
+  return on_line(cache.data) &&
+         whole_lines((cache.stride[0] | cache.stride[1]) * int64_t(sizeof(C)));
+}
+
+// Asks for the lines of an entry that will be written.
+HWY_INLINE void ask_to_write(const void* entry, int64_t bytes) {
+  const auto* p = static_cast<const char*>(entry);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 1, 3);
+}
+
+// Writers: write<stream>(latent row, rope row, entry, scale), stream if streams(begin_lines()).
 template <class S, class C>
 struct PlainEntry {
   using Source = S;
   using Element = C;
+  static constexpr int64_t kSize = sizeof(C);
   int64_t latent, rope;
 
-  HWY_INLINE void operator()(const S* kv_c, const S* k_pe, C* entry, float scale) const {
-    if (latent) write_row(kv_c, entry, latent, scale);  // no elements may have no address
-    if (rope) write_row(k_pe, entry + latent, rope, scale);
+  bool streams(bool on_lines) const {
+    return on_lines && whole_lines(latent * kSize) && whole_lines(rope * kSize);
+  }
+  template <bool stream>
+  HWY_INLINE void write(const S* kv_c, const S* k_pe, C* entry, float scale) const {
+    if (latent)
+      write_row<stream>(kv_c, entry, latent, scale, kv_c + 4 * latent);  // else no address
+    if (rope) write_row<stream>(k_pe, entry + latent, rope, scale, k_pe + 4 * rope);
   }
 };
 
@@ -67,7 +111,9 @@ struct Fp8DsEntry {
   using Element = uint8_t;
   bool pow2;
 
-  HWY_INLINE void operator()(const S* kv_c, const S* k_pe, uint8_t* entry, float) const {
+  bool streams(bool) const { return false; }  // 10 1/4 lines
+  template <bool stream>
+  HWY_INLINE void write(const S* kv_c, const S* k_pe, uint8_t* entry, float) const {
     constexpr int64_t kTiles = 4, kTile = kLatent / kTiles;
     float scales[kTiles];
     for (int64_t k = 0; k < kTiles; ++k)

@@ -4,14 +4,13 @@
 //           head by head; NHD, HND, packed K|V and the like are strides
 //   NVFP4   codes and scales of a row at the offsets of core/nvfp4.h
 //
-// A thread takes some tokens. Rows of equal types are copied as bytes, past the caches where all of
-// them together exceed the last one.
+// A thread takes some tokens. Rows of equal types are copied as bytes. What does not stay in the
+// last cache goes past it.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/reshape_and_cache_flash.cpp"
 #include <hwy/foreach_target.h>
 
 #include "cpu/cache_row-inl.h"
-#include "cpu/copy_row-inl.h"
 #include "cpu/nvfp4-inl.h"
 
 // Everything that is compiled once only.
@@ -39,20 +38,17 @@ struct Side {
       : rows(view<const S, 3>(from)), cache(view<C, 4>(to)), scale(scale_of(scale)) {
     const int64_t heads = rows.shape[1], size = rows.shape[2];
     flat = heads == 1 || (rows.stride[1] == size && cache.stride[2] == size && !this->scale.stride);
-    const auto whole = [](int64_t n) { return n * int64_t(sizeof(C)) % 64 == 0; };
-    streams = flat && std::is_same_v<S, C> && whole(heads * size) && whole(cache.stride[0]) &&
-              whole(cache.stride[1]) && reinterpret_cast<uintptr_t>(cache.data) % 64 == 0;
+    const auto whole = [](int64_t n) { return whole_lines(n * int64_t(sizeof(C))); };
+    streams = flat && whole(heads * size) && whole(cache.stride[0]) && whole(cache.stride[1]) &&
+              on_line(cache.data);
   }
 
   void write(int64_t t, int64_t b, int64_t o) const {
     const int64_t heads = rows.shape[1], size = rows.shape[2];
-    if constexpr (std::is_same_v<S, C>)
-      if (streams) {
-        const S* from = rows.at(t);
-        const int64_t n = heads * size * int64_t(sizeof(S));
-        return copy_row<true>(from, cache.at(b, o), n, from + rows.stride[0]);
-      }
-    if (flat) return write_row(rows.at(t), cache.at(b, o), heads * size, scale(0));
+    const S* from = rows.at(t);
+    if (streams)
+      return write_row<true>(from, cache.at(b, o), heads * size, scale(0), from + rows.stride[0]);
+    if (flat) return write_row(from, cache.at(b, o), heads * size, scale(0));
     for (int64_t h = 0; h < heads; ++h) write_row(rows.at(t, h), cache.at(b, o, h), size, scale(h));
   }
 };
@@ -70,7 +66,7 @@ SlotMap slots_of(const kvops_reshape_and_cache_flash_args& a) {
 template <class S, class C>
 kvops_status write_plain(const kvops_reshape_and_cache_flash_args& a) {
   Side<S, C> key(a.key, a.key_cache, a.k_scale), value(a.value, a.value_cache, a.v_scale);
-  const bool large = a.slot_mapping.shape[0] * bytes_per_token(a) / 2 > last_cache_bytes();
+  const bool large = entries_stream(a.slot_mapping.shape[0] * bytes_per_token(a));
   key.streams &= large, value.streams &= large;
   for_each_run(
       slots_of(a), 1, bytes_per_token(a), a.faults,

@@ -12,6 +12,14 @@ namespace kvops::cpu {
 struct SlotMap {
   const int64_t* slots;
   int64_t tokens, blocks, block;
+
+  // f(block, position) of a token that is written some time after t, if it has a slot.
+  template <class F>
+  [[gnu::always_inline]] inline void ahead(int64_t t, F&& f) const {
+    constexpr int64_t kTokens = 8;
+    const int64_t slot = t + kTokens < tokens ? slots[t + kTokens] : -1;
+    if (slot >= 0 && slot < blocks * block) f(slot / block, slot % block);
+  }
 };
 
 inline SlotMap slot_map(const kvops_tensor& slots, int64_t blocks, int64_t block) {
