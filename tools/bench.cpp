@@ -3,7 +3,8 @@
 // and each works through memory that together exceeds the last-level cache, or (--resident) each
 // finds its data where it left it. On a CUDA device a sample is the replay of a graph of calls back
 // to back, copies are kernels in a graph of their own; what cannot be captured, and on other GPUs
-// everything, is a batch of calls between two synchronisations: host time is then part of it.
+// everything, is a batch of calls between two synchronisations: host time is then part of it. What
+// multiplies matrices on the CPU is also measured beside oneDNN (onednn.h).
 #include <sched.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "copy.h"
 #include "graph.h"
 #include "json.h"
+#include "onednn.h"
 
 namespace kvops {
 namespace {
@@ -31,6 +33,7 @@ struct Measurement {
   cases::Case one;
   std::string implementation, copy_kind;
   double median = 0, low = 0, high = 0, copy = 0;  // seconds a call; 10th and 90th percentile
+  double onednn = 0;                               // for as many multiply-adds; 0: not compared
   int64_t bytes = 0, memory = 0;
   size_t samples = 0, calls = 0;
   bool by_graph = false;
@@ -146,7 +149,10 @@ class Bench {
     if (!problem.empty()) return problem;
     m.memory = memory.bytes();
     memory.use_stream(stream_);
-    return run(op, memory, copies, m);
+    std::unique_ptr<OneDnn> product;
+    if (device_.type == KVOPS_CPU)
+      product = OneDnn::beside(layout, options_.resident ? 0 : span, threads_);
+    return run(op, memory, {copies, product.get()}, m);
   }
 
   // The bytes of a call, or why it is none.
@@ -162,7 +168,13 @@ class Bench {
   int threads() const { return threads_; }
 
  private:
-  std::string run(const kvops_op_info* op, cases::Memory& memory, Copies& copies, Measurement& m) {
+  struct Yardsticks {
+    Copies& copies;
+    OneDnn* product;  // NULL: none
+  };
+  std::string run(const kvops_op_info* op, cases::Memory& memory, Yardsticks beside,
+                  Measurement& m) {
+    auto& copies = beside.copies;
     Sampler call(device_, stream_, device_.type == KVOPS_CUDA, [&](size_t i) {
       return kvops_call(op->name, memory.call(i % memory.sets())) == KVOPS_OK;
     });
@@ -173,16 +185,20 @@ class Bench {
     m.calls = call.calibrate(seconds);
     auto rivals = pick(copies, seconds, m.by_graph);
     if (!m.calls || rivals.empty()) return kvops_last_error();
-    std::vector<double> times;
+    Sampler product(device_, stream_, false, [&](size_t i) { return beside.product->run(i); });
+    const size_t products = beside.product ? product.calibrate(seconds) : 0;
+    std::vector<double> times, product_times;
     auto end = Clock::now() + std::chrono::duration<double>(options_.seconds);
     while (times.size() < 11 || Clock::now() < end) {
       times.push_back(call.sample(m.calls));
       copies.wake();
       for (auto& rival : rivals) rival.times.push_back(rival.sampler.sample(rival.calls));
       copies.sleep();
+      if (products) product_times.push_back(product.sample(products));
       if (times.back() < 0 || rivals[0].times.back() < 0) return kvops_last_error();
     }
     m.samples = times.size();
+    if (products) m.onednn = quantile(product_times, 0.5) * beside.product->share();
     m.median = quantile(times, 0.5), m.low = quantile(times, 0.1), m.high = quantile(times, 0.9);
     for (auto& rival : rivals) {
       double median = quantile(rival.times, 0.5);
@@ -232,9 +248,11 @@ class Bench {
 
 void print_row(const kvops_op_info* op, const Measurement& m) {
   auto gb = [&](double seconds) { return double(m.bytes) / seconds * 1e-9; };
-  std::printf("%-24s %-14s %-40s %10.2f us  %7.2f GB/s  %5.1f %% of a %s copy\n", op->name,
+  std::printf("%-24s %-14s %-40s %10.2f us  %7.2f GB/s  %5.1f %% of a %s copy", op->name,
               m.one.name.c_str(), m.one.text.c_str(), m.median * 1e6, gb(m.median),
               100 * m.copy / m.median, m.copy_kind.c_str());
+  if (m.onednn > 0) std::printf("  %5.1f %% of oneDNN", 100 * m.onednn / m.median);
+  std::printf("\n");
   std::fflush(stdout);
 }
 
@@ -247,6 +265,7 @@ void add_row(Json& json, const kvops_op_info* op, const Measurement& m) {
   json.field("bytes", m.bytes).field("gb_per_s", gb(m.median));
   json.field("copy", m.copy_kind).field("copy_us", m.copy * 1e6);
   json.field("copy_gb_per_s", gb(m.copy)).field("of_copy", m.copy / m.median);
+  if (m.onednn > 0) json.field("onednn_us", m.onednn * 1e6).field("of_onednn", m.onednn / m.median);
   json.field("by_graph", m.by_graph);
   json.field("samples", int64_t(m.samples)).field("calls_per_sample", int64_t(m.calls));
   json.field("memory_bytes", m.memory).close('}');

@@ -39,12 +39,16 @@ def seconds_text(us):
 
 
 def markdown(rows):
-    lines = ["| operator | case | which | time | GB/s | copy | of a copy |",
-             "|---|---|---|--:|--:|--:|--:|"]
+    products = any("of_onednn" in row for _, row in rows)
+    lines = ["| operator | case | which | time | GB/s | copy | of a copy |"
+             + " of oneDNN |" * products, "|---|---|---|--:|--:|--:|--:|" + "--:|" * products]
     for (_, row), call in zip(rows, calls(rows)):
         lines.append(f"| {row['op']} | {row['case']} | {call} | "
                      f"{seconds_text(row['us'])} | {row['gb_per_s']:.1f} | "
                      f"{seconds_text(row['copy_us'])} | {100 * row['of_copy']:.0f} % |")
+        if products:
+            ratio = f"{100 * row['of_onednn']:.0f} %" if "of_onednn" in row else ""
+            lines[-1] += f" {ratio} |"
     return "\n".join(lines)
 
 

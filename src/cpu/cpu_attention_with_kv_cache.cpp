@@ -381,13 +381,12 @@ kvops_status cpu_attention_with_kv_cache(const AttentionArgs& a) {
   if (auto s = choose(c)) return s;
   parallel_for(c.plan.header().units, piece_of(c),
                [&](int64_t begin, int64_t end) { run_piece(c, begin, end); });
-  const auto& plan = c.plan.header();
-  const int64_t rows = plan.parts / std::max<int64_t>(1, plan.joins);
-  parallel_for(plan.joins, rows_per_piece(rows * part_floats(c.size) * 4),
-               [&](int64_t begin, int64_t end) {
-                 Scratch s;
-                 for (int64_t i = begin; i < end; ++i) run_join(c, c.plan.join(i), s);
-               });
+  const int64_t joins = c.plan.header().joins;
+  const int64_t floats = c.plan.header().parts * part_floats(c.size) / std::max<int64_t>(1, joins);
+  parallel_for(joins, rows_per_piece(4 * floats), [&](int64_t begin, int64_t end) {
+    Scratch s;
+    for (int64_t i = begin; i < end; ++i) run_join(c, c.plan.join(i), s);
+  });
   count_faults(c);
   return KVOPS_OK;
 }

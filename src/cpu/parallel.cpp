@@ -70,6 +70,12 @@ void parallel_pieces(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t
     for (int64_t i = 0; i < pieces; ++i) run_piece(&work, i);
     return;
   }
+  // One piece each at most: the same thread has the same one again, and its memory in its cache.
+  if (pieces <= threads) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int64_t i = 0; i < pieces; ++i) run_piece(&work, i);
+    return;
+  }
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < pieces; ++i) run_piece(&work, i);
 }
