@@ -1,4 +1,4 @@
-// Paged attention on matrix cores over caches of fp8.
+// Paged attention on matrix cores over caches of fp8 but e4m3, which is in a file of its own.
 #include "cuda/paged_attention_kernel.cuh"
 
 namespace kvops::cuda {

@@ -1,7 +1,8 @@
 // The kernel of paged_attention_mma.cuh (mma.sync) for one format of the cache.
 //
-// C: bf16, f16 or Code; kSteps: steps of 16 elements that a head has at most; kTiles: eights of
-// heads in a unit. Whatever else a call may ask for is decided at run time, by whole warps.
+// C: bf16, f16, f8_e4m3 or Code; kSteps: steps of 16 elements that a head has, zeros at the end
+// included, so that no branch is between the products; kTiles: eights of heads in a unit. Whatever
+// else a call may ask for is decided at run time, by whole warps.
 #pragma once
 #include "core/dispatch.h"
 #include "cuda/paged_attention_mma.cuh"
@@ -18,6 +19,8 @@ struct Tile {
 template <class C, int kSteps, int kTiles>
 struct Mma {
   static constexpr bool kFp8 = sizeof(C) == 1;
+  using Ring = RingOf<kSteps, int(sizeof(C)), kTiles>;
+  static constexpr int kPlane = Ring::kPlane;
   static constexpr int kParts = __is_same(C, bf16) ? 3 : 2;
   static constexpr int kUnitHeads = 8 * kTiles;
   // f16 has no small numbers: weights are 2^15 times as large.
@@ -40,14 +43,14 @@ struct Mma {
 
   __device__ int warps() const { return num_warps; }
   __device__ State state(int w) const {
-    return {reinterpret_cast<float*>(memory + w * l.ring_bytes), kUnitHeads, a.size + 8};
+    return {reinterpret_cast<float*>(memory + w * Ring::kBytes), kUnitHeads, a.size + 8};
   }
   __device__ State running(int turn) const {
     State s(reinterpret_cast<float*>(memory + l.running), kUnitHeads, a.size);
     s.top += turn * 2 * kUnitHeads, s.sum += turn * 2 * kUnitHeads;
     return s;
   }
-  __device__ char* ring() const { return memory + warp * l.ring_bytes; }
+  __device__ char* ring() const { return memory + warp * Ring::kBytes; }
   __device__ static uint32_t address(const void* p) {
     return uint32_t(__cvta_generic_to_shared(p));
   }
@@ -59,8 +62,16 @@ struct Mma {
     float factor[kTiles][2], slope[kTiles][2];  // of the lane's columns
   };
 
-  // As they are, where keys are of the same type.
-  __device__ void load_query(const Unit& u, Query& q) const {
+  // Elements d and d + 1 of a row of `size`, which is 0 where there is no head.
+  template <bool kWide>
+  __device__ uint32_t two_of(const uint16_t* row, int d, int64_t size) const {
+    if (d >= size) return 0;
+    if constexpr (kWide) return *reinterpret_cast<const uint32_t*>(row + d);
+    return row[d] | uint32_t(row[d + 1]) << 16;
+  }
+  // As they are. The lane's elements of step k: 2t, 2t + 1, and 8 further on; or 4t to 4t + 3.
+  template <bool kWide>
+  __device__ void load_bits(const Unit& u, Query& q) const {
     const auto* base = static_cast<const uint16_t*>(a.query) + u.seq * a.query_seq;
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
@@ -69,29 +80,30 @@ struct Mma {
 #pragma unroll
       for (int k = 0; k < kSteps; ++k)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          int d = 16 * k + 8 * i + 2 * t;
-          q.b[k][n][i] = d < size ? row[d] | uint32_t(row[d + 1]) << 16 : 0;
-        }
-      q.factor[n][0] = q.factor[n][1] = 1;
+        for (int i = 0; i < 2; ++i)
+          q.b[k][n][i] =
+              two_of<kWide>(row, kFp8 ? 16 * k + 4 * t + 2 * i : 16 * k + 8 * i + 2 * t, size);
     }
   }
-  // As f16, times a power of two that takes the largest element to 2^14: what is 2^-30 of it or
+  __device__ Two numbers(uint32_t pair) const {
+    if (a.dtype == KVOPS_BF16) return {bits_float(pair << 16), bits_float(pair & 0xFFFF0000u)};
+    return {to_float(f16{uint16_t(pair)}), to_float(f16{uint16_t(pair >> 16)})};
+  }
+  // To f16, times a power of two that takes the largest element to 2^14: what is 2^-30 of it or
   // more keeps all bits of a bf16.
-  __device__ void load_query_f16(const Unit& u, Query& q) const {
+  __device__ void to_f16(Query& q) const {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      const int64_t row = u.seq * a.query_seq + (u.head + n * 8 + g) * a.query_head;
-      const int64_t size = n * 8 + g < u.heads ? a.size : 0;
-      auto element = [&](int d) {
-        return d < size ? load_number(a.query, a.dtype, row + d) : 0.0f;
-      };
       float most = 0;
-#pragma unroll 4
-      for (int d = t; d < size; d += 4) {
-        float x = magnitude(element(d));
-        if (x < 0x1p127f) most = fmaxf(most, x);
-      }
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          Two x = numbers(q.b[k][n][i]);
+          x = {magnitude(x.a), magnitude(x.b)};
+          if (x.a < 0x1p127f) most = fmaxf(most, x.a);
+          if (x.b < 0x1p127f) most = fmaxf(most, x.b);
+        }
       most = fmaxf(most, shuffle_xor(most, 1));
       most = fmaxf(most, shuffle_xor(most, 2));
       int exponent = int(float_bits(most) >> 23) - 127 - 14;
@@ -101,8 +113,8 @@ struct Mma {
       for (int k = 0; k < kSteps; ++k)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          int d = 16 * k + 4 * t + 2 * i;
-          q.b[k][n][i] = from_pair<f16>(element(d) * up, element(d + 1) * up);
+          Two x = numbers(q.b[k][n][i]);
+          q.b[k][n][i] = from_pair<f16>(x.a * up, x.b * up);
         }
       const float down = bits_float(uint32_t(127 + exponent) << 23);
 #pragma unroll
@@ -110,10 +122,12 @@ struct Mma {
     }
   }
   __device__ void load(const Unit& u, Query& q) const {
-    if constexpr (kFp8)
-      load_query_f16(u, q);
+    if (l.wide_query)
+      load_bits<true>(u, q);
     else
-      load_query(u, q);
+      load_bits<false>(u, q);
+    for (auto& factors : q.factor) factors[0] = factors[1] = 1;
+    if constexpr (kFp8) to_f16(q);
     float scale = a.scale * (a.k_scale ? *a.k_scale : 1.0f);
     if (a.softcap == 0) scale *= kLog2e;
 #pragma unroll
@@ -174,14 +188,13 @@ struct Mma {
     if (mine)
       from += at.block * c.block + element * c.element +
               int64_t(at.slot - uint32_t(token_at<kFp8>(row) - 8 * half)) * c.slot;
-    to += uint32_t(half * plane() + element * 16);
+    to += uint32_t(half * kPlane + element * 16);
 #pragma unroll
     for (int i = 0; i < kSteps * 16 / kLanes; ++i) {
       if (element + i * kLanes < a.size) copy_16(to + uint32_t(i * kLanes * 16), from, mine);
       if (mine) from += kLanes * c.element;
     }
   }
-  __device__ int plane() const { return l.steps * 256 + 64; }
 
   // Starts the copies of the next tile that has a live token.
   __device__ Tile issue(const Unit& u, Feed& f, int stage) const {
@@ -200,12 +213,12 @@ struct Mma {
       f.next += uint32_t(num_warps);
       f.entry[0] = f.entry[1], f.entry[1] = entry_of(u, f.span, f.next + uint32_t(num_warps));
     } while (!live);
-    char* at = ring() + stage * l.stage_bytes;
+    char* at = ring() + stage * Ring::kStage;
     if (l.keys_async)
       copy_rows(address(at), a.keys, a.keys.piece, u, own);
     else
       gather_rows(reinterpret_cast<C*>(at), a.keys, u.kv_head, own, int(a.size));
-    char* values = at + l.key_bytes;
+    char* values = at + Ring::kKeys;
     if (l.values == Lie::across)
       copy_across(address(values), u, own, live);
     else if (l.values_async)
@@ -215,15 +228,15 @@ struct Mma {
     return {tile, live};
   }
 
-  // Elements past the end of a head that is no multiple of 16: a product with 0 must be 0.
+  // Elements past the end of a head: a product with 0 must be 0.
   __device__ void clear_tails() const {
-    if constexpr (!kFp8) {
-      if (a.size % 16 == 0) return;
-      char* tail = ring() + a.size / 8 * 256 + lane * 16;
-      for (int s = 0; s < kStages; ++s, tail += l.stage_bytes)
-        if (lane < kTile) *reinterpret_cast<uint4*>(tail) = {};
-      __syncwarp();
-    }
+    constexpr int kPieces = kSteps * int(sizeof(C));
+    const int pieces = int(a.size) * int(sizeof(C)) / 16;
+    if (pieces == kPieces) return;
+    for (int s = 0; s < kStages; ++s)
+      for (int i = pieces * kTile + lane; i < kPieces * kTile; i += 32)
+        *reinterpret_cast<uint4*>(ring() + s * Ring::kStage + i * 16) = {};
+    __syncwarp();
   }
 
   // ---- arithmetic ----------------------------------------------------------------------------
@@ -238,14 +251,12 @@ struct Mma {
     if constexpr (kFp8) {
 #pragma unroll
       for (int k = 0; k < kSteps; k += 2) {
-        if (k >= l.steps) break;
         Four codes, low, high;
         load_matrices<false>(codes, keys + uint32_t(k) * 256);
-        decode_words(a.cached, codes, low, high);
+        decode_words<C>(a.cached, codes, low, high);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           Four x = {low[2 * i], low[2 * i + 1], high[2 * i], high[2 * i + 1]};
-          if (i && k + 1 >= l.steps) break;
 #pragma unroll
           for (int n = 0; n < kTiles; ++n) multiply_add<f16>(part[n][i], x, q.b[k + i][n]);
         }
@@ -253,7 +264,6 @@ struct Mma {
     } else {
 #pragma unroll
       for (int k = 0; k < kSteps; ++k) {
-        if (k >= l.steps) break;
         Four x;
         load_matrices<false>(x, keys + uint32_t(k) * 512);
 #pragma unroll
@@ -270,23 +280,36 @@ struct Mma {
   __device__ void to_logits(const Unit& u, const Tile& tile, const Query& q,
                             float (&s)[kTiles][4]) const {
 #pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[n][i] *= q.factor[n][i % 2];
+    if (l.special) bend_logits(u, tile, q, s);
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (!(tile.live >> (g + i / 2 * 8) & 1)) s[n][i] = bits_float(0xFF800000u);
+  }
+  // Softcap, slopes, the block-sparse pattern.
+  __device__ void bend_logits(const Unit& u, const Tile& tile, const Query& q,
+                              float (&s)[kTiles][4]) const {
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = g + i / 2 * 8;
-      const bool live = tile.live >> row & 1;
       const uint32_t token = tile.number * kTile + uint32_t(token_at<kFp8>(row));
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        float x = s[n][i] * q.factor[n][i % 2];
+        float x = s[n][i];
         if (a.softcap != 0) x = a.softcap * tanhf(x / a.softcap) * kLog2e;
         if (a.slopes)
           x = fmaf(q.slope[n][i % 2], float(int32_t(token) - int32_t(u.span.end - 1)), x);
-        if (a.stride > 1 && live) {
+        if (a.stride > 1 && tile.live >> row & 1) {
           int h = n * 8 + 2 * t + i % 2;
           uint32_t start = token - where(a, token).slot;
           if (!keeps(a, u.head + (h < u.heads ? h : 0), start, u.span.end))
             x = bits_float(0xFF800000u);
         }
-        s[n][i] = live ? x : bits_float(0xFF800000u);
+        s[n][i] = x;
       }
     }
   }
@@ -355,15 +378,13 @@ struct Mma {
       values += uint32_t((kAcross ? i * 8 + r : i / 2 * kTile + i % 2 * 8 + r) * 16);
 #pragma unroll
       for (int m = 0; m < kSteps; m += 2) {
-        if (m >= l.steps) break;
         Four codes, low, high;
         load_matrices<!kAcross>(codes, values + uint32_t(m) * 256);
         if constexpr (!kAcross)  // bytes: even and odd elements of two tokens
           for (auto& c : codes) c = __byte_perm(c, 0, 0x3120);
-        decode_words(a.cached, codes, low, high);
+        decode_words<C>(a.cached, codes, low, high);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          if (j && m + 1 >= l.steps) break;
           const int x = 2 * j, y = x + 1;
           if constexpr (kAcross)
             add_product(m + j, {low[x], low[y], high[x], high[y]}, p, decay, o);
@@ -372,11 +393,10 @@ struct Mma {
         }
       }
     } else {
-      values += kAcross ? uint32_t(i / 2 * plane() + (i % 2 * 8 + r) * 16)
+      values += kAcross ? uint32_t(i / 2 * kPlane + (i % 2 * 8 + r) * 16)
                         : uint32_t((i % 2 * kTile + i / 2 * 8 + r) * 16);
 #pragma unroll
       for (int m = 0; m < kSteps; ++m) {
-        if (m >= l.steps) break;
         Four v;
         load_matrices<!kAcross>(v, values + uint32_t(m) * (kAcross ? 256 : 512));
         add_product(m, v, p, decay, o);
@@ -386,10 +406,10 @@ struct Mma {
 
   __device__ void compute(const Unit& u, const Tile& tile, int stage, const Query& q,
                           Sums& o) const {
-    char* keys = ring() + stage * l.stage_bytes;
-    char* values = keys + l.key_bytes;
+    char* keys = ring() + stage * Ring::kStage;
+    char* values = keys + Ring::kKeys;
     if (l.values == Lie::across && tile.live != 0xFFFF)
-      clear_tokens<C>(values, plane(), l.steps * 16, tile.live);
+      clear_tokens<C>(values, kPlane, kSteps * 16, tile.live);
     float s[kTiles][4], decay[kTiles][2];
     uint32_t p[kTiles][kParts][2];
     products(address(keys), q, s);
@@ -474,10 +494,11 @@ kvops_status launch_mma_paged(const char* op, const Grid& grid, const kvops_tens
   auto start = [&]<int kSteps, int kTiles>() {
     return launch(op, gpu::mma_paged_kernel<C, kSteps, kTiles>, grid, on, a, l);
   };
-  if (l.steps > 8) return start.template operator()<16, 1>();
+  const int steps = gpu::padded_steps(a.size);
+  if (steps > 8) return start.template operator()<16, 1>();
   if (a.unit_heads > 8)
-    return l.steps > 4 ? start.template operator()<8, 2>() : start.template operator()<4, 2>();
-  return l.steps > 4 ? start.template operator()<8, 1>() : start.template operator()<4, 1>();
+    return steps > 4 ? start.template operator()<8, 2>() : start.template operator()<4, 2>();
+  return steps > 4 ? start.template operator()<8, 1>() : start.template operator()<4, 1>();
 }
 
 }  // namespace kvops::cuda

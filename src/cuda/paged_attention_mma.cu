@@ -17,6 +17,7 @@ namespace kvops::cuda {
 KVOPS_LAUNCH(launch_mma_paged_bf16)
 KVOPS_LAUNCH(launch_mma_paged_f16)
 KVOPS_LAUNCH(launch_mma_paged_fp8)
+KVOPS_LAUNCH(launch_mma_paged_e4m3)
 #undef KVOPS_LAUNCH
 
 namespace {
@@ -46,31 +47,33 @@ void choose_copies(const Args& a, const gpu::Attention& job, gpu::MmaLayout& l) 
   const bool across = values && v.slot == bytes && v.element % 16 == 0 && block % (16 / bytes) == 0;
   l.values = across ? gpu::Lie::across : gpu::Lie::rows;
   l.values_async = across || (values && v.element == bytes && v.slot % 16 == 0);
+  l.wide_query = is_multiple(job.query, 4) && job.query_seq % 2 == 0 && job.query_head % 2 == 0;
+  l.special = job.softcap != 0 || job.slopes || job.stride > 1;
+}
+
+// Bytes of the ring of a warp.
+template <int kElement>
+int ring_bytes(int steps, int tiles) {
+  if (steps > 8) return gpu::RingOf<16, kElement, 1>::kBytes;
+  if (steps > 4)
+    return tiles > 1 ? gpu::RingOf<8, kElement, 2>::kBytes : gpu::RingOf<8, kElement, 1>::kBytes;
+  return tiles > 1 ? gpu::RingOf<4, kElement, 2>::kBytes : gpu::RingOf<4, kElement, 1>::kBytes;
 }
 
 MmaPlan mma_plan(const Args& a) {
   MmaPlan plan = {};
   const int64_t size = a.query.shape[2], kv_heads = std::max<int64_t>(a.key_cache.shape[1], 1);
-  const int bytes = int(dtype(a.key_cache.dtype).size);
-  auto& l = plan.layout;
-  l.steps = int((size + 15) / 16);
-  const int tiles = a.query.shape[1] / kv_heads > 8 && l.steps <= 8 ? 2 : 1;
-  l.key_bytes = l.steps * gpu::kTile * 16 * bytes;
-  l.stage_bytes = 2 * l.key_bytes + (bytes == 1 ? 0 : 128);
-  const int state = 8 * tiles * int(size + 8 + 2) * 4;
-  l.ring_bytes = std::max(gpu::kStages * l.stage_bytes, (state + 127) / 128 * 128);
+  const int bytes = int(dtype(a.key_cache.dtype).size), steps = gpu::padded_steps(size);
+  const int tiles = a.query.shape[1] / kv_heads > 8 && steps <= 8 ? 2 : 1;
+  const int ring = bytes == 1 ? ring_bytes<1>(steps, tiles) : ring_bytes<2>(steps, tiles);
   const int64_t runs = a.batch_invariant && !present(a.workspace) ? 8 * tiles * (size + 4) * 4 : 0;
   int warps = gpu::kPagedThreads / 32, shift = 6;
   const int64_t room = shared_memory(a.query);
-  while (warps > 1 && warps * l.ring_bytes + runs + kStatic > room) warps /= 2, --shift;
-  l.running = warps * l.ring_bytes;
-  plan.shared = l.running + runs;
+  while (warps > 1 && warps * ring + runs + kStatic > room) warps /= 2, --shift;
+  plan.layout.running = warps * ring;
+  plan.shared = plan.layout.running + runs;
   const int64_t fit = (room + kReserved) / (plan.shared + kReserved + kStatic);
-  const int64_t resident = std::clamp<int64_t>(fit, 1,
-                                               gpu::resident_blocks(l.steps > 8   ? 16
-                                                                    : l.steps > 4 ? 8
-                                                                                  : 4,
-                                                                    tiles, bytes));
+  const int64_t resident = std::clamp<int64_t>(fit, 1, gpu::resident_blocks(steps, tiles, bytes));
   plan.paged = {resident * compute_units(a.query), 32 * warps, 8 * tiles, shift, 2};
   return plan;
 }
@@ -90,9 +93,10 @@ kvops_status run_mma_paged(const char* op, const Args& a) {
   paged_attention_split(a, plan.paged, job);
   choose_copies(a, job, plan.layout);
   Grid grid = {.x = plan.paged.blocks, .threads = plan.paged.threads, .shared = plan.shared};
-  auto* run = job.cached == KVOPS_BF16  ? launch_mma_paged_bf16
-              : job.cached == KVOPS_F16 ? launch_mma_paged_f16
-                                        : launch_mma_paged_fp8;
+  auto* run = job.cached == KVOPS_BF16      ? launch_mma_paged_bf16
+              : job.cached == KVOPS_F16     ? launch_mma_paged_f16
+              : job.cached == KVOPS_F8_E4M3 ? launch_mma_paged_e4m3
+                                            : launch_mma_paged_fp8;
   return run(op, grid, a.query, job, plan.layout);
 }
 

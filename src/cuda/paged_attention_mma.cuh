@@ -30,9 +30,22 @@ enum class Lie : int32_t { rows, across };
 struct MmaLayout {
   bool keys_async, values_async;  // else element by element
   Lie values;
-  int steps;  // of 16 elements
-  int key_bytes, stage_bytes, ring_bytes;
+  bool wide_query;  // rows at multiples of 4 bytes
+  bool special;     // softcap, slopes or a block-sparse pattern
   int64_t running;  // where the states that run on are
+};
+
+// Steps of 16 elements that a kernel has for heads of this size.
+constexpr int padded_steps(int64_t size) { return size <= 64 ? 4 : size <= 128 ? 8 : 16; }
+
+// The ring of a warp, where its state is put at the end, in bytes.
+template <int kSteps, int kElement, int kTiles>
+struct RingOf {
+  static constexpr int kKeys = kSteps * kTile * 16 * kElement;
+  static constexpr int kPlane = kSteps * 256 + 64;  // of 8 tokens; the two in different banks
+  static constexpr int kStage = 2 * kKeys + (kElement == 1 ? 0 : 128);
+  static constexpr int kState = 8 * kTiles * (kSteps * 16 + 8 + 2) * 4;
+  static constexpr int kBytes = kStages * kStage > kState ? kStages* kStage : kState;
 };
 
 // Blocks that an SM has registers and shared memory for.
@@ -112,8 +125,9 @@ __device__ inline uint32_t decode_e4m3(uint32_t codes) {
 }
 
 // Four words of four codes: the first and the second two of each.
+template <class C>
 __device__ inline void decode_words(kvops_dtype dtype, const Four& codes, Four& low, Four& high) {
-  if (dtype == KVOPS_F8_E4M3) {
+  if constexpr (__is_same(C, f8_e4m3)) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       low[i] = decode_e4m3(codes[i]), high[i] = decode_e4m3(codes[i] >> 16);

@@ -15,6 +15,9 @@ struct LineScratch {
   int64_t sum[kPagedThreads], seq, base;
 };
 
+// Parts of a unit, about: adding up more takes one block longer than their tokens take the others.
+inline constexpr int64_t kMostParts = 40;
+
 // Steps [begin, end) of `total`; the sequence of the first one begins at `base`.
 struct Slice {
   int64_t begin, end, total, blocks, seq, base;
@@ -26,7 +29,12 @@ __device__ inline int64_t owner_of(const Slice& s, int64_t step) {
 }
 
 __device__ inline Slice slice_of(const Attention& a, int64_t total) {
-  int64_t most = total / (a.cut == Cut::steps ? a.least_steps : 1), blocks = gridDim.x;
+  int64_t most = total, blocks = gridDim.x;
+  if (a.cut == Cut::steps) {
+    most = total / a.least_steps;
+    int64_t parts = kMostParts * a.seqs * a.units();
+    if (most > parts) most = parts;
+  }
   if (blocks > most) blocks = most ? most : 1;
   Slice s = {0, 0, total, blocks, 0, 0};
   if (blockIdx.x < blocks) s.begin = begin_of(s, blockIdx.x), s.end = begin_of(s, blockIdx.x + 1);
@@ -99,14 +107,25 @@ __device__ inline bool last_of(const Attention& a, const Parts& parts, int64_t m
   return __syncthreads_and(all);
 }
 
-// Adds up slots at(0), at(1) ... of the unit and finishes it.
+// Adds up slots at(0), at(1) ... of the unit and finishes it. Many loads before the first use.
 template <class At>
 __device__ inline void add_up(const Attention& a, const Unit& u, int64_t count, At&& at) {
+  constexpr int kAhead = 8;
   each_column(a, u, [&](int h, int64_t d) {
-    Partial p = get_shared(slot(a, at(0)), h, d);
-#pragma unroll 4
-    for (int64_t k = 1; k < count; ++k) add(p, get_shared(slot(a, at(k)), h, d));
-    finish(a, u, h, d, p);
+    Partial sum = nothing();
+    for (int64_t k = 0; k < count; k += kAhead) {
+      Partial p[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i)
+        p[i] = k + i < count ? get_shared(slot(a, at(k + i)), h, d) : nothing();
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i)
+        if (k + i == 0)
+          sum = p[i];
+        else if (k + i < count)
+          add(sum, p[i]);
+    }
+    finish(a, u, h, d, sum);
   });
 }
 
