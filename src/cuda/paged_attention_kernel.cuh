@@ -20,7 +20,7 @@ template <class C, int kSteps, int kTiles>
 struct Mma {
   static constexpr bool kFp8 = sizeof(C) == 1;
   using Ring = RingOf<kSteps, int(sizeof(C)), kTiles>;
-  static constexpr int kPlane = Ring::kPlane;
+  static constexpr int kPlane = Ring::kPlane, kStages = Ring::kStages;
   static constexpr int kParts = __is_same(C, bf16) ? 3 : 2;
   static constexpr int kUnitHeads = 8 * kTiles;
   // f16 has no small numbers: weights are 2^15 times as large.
@@ -30,6 +30,7 @@ struct Mma {
   const MmaLayout& l;
   char* memory;
   const int warp, lane, g, t, num_warps;
+  uint32_t ring_at;  // where the warp's ring is in shared memory
 
   __device__ Mma(const Attention& job, const MmaLayout& layout, char* shared)
       : a(job),
@@ -39,7 +40,12 @@ struct Mma {
         lane(int(threadIdx.x) % 32),
         g(lane / 4),
         t(lane % 4),
-        num_warps(int(blockDim.x) / 32) {}
+        num_warps(int(blockDim.x) / 32) {
+    // Hidden from the compiler, which would rather find it again for every use.
+    asm volatile("{.reg .u64 x; cvta.to.shared.u64 x, %1; cvt.u32.u64 %0, x;}"
+                 : "=r"(ring_at)
+                 : "l"(ring()));
+  }
 
   __device__ int warps() const { return num_warps; }
   __device__ State state(int w) const {
@@ -51,9 +57,7 @@ struct Mma {
     return s;
   }
   __device__ char* ring() const { return memory + warp * Ring::kBytes; }
-  __device__ static uint32_t address(const void* p) {
-    return uint32_t(__cvta_generic_to_shared(p));
-  }
+  __device__ float* weights() const { return reinterpret_cast<float*>(memory); }
 
   // ---- queries -------------------------------------------------------------------------------
 
@@ -142,57 +146,76 @@ struct Mma {
 
   // ---- the ring ------------------------------------------------------------------------------
 
-  // The tiles of this warp that are not in the ring yet, and the table's entries of the next two.
+  // The tiles of this warp that are not in the ring yet, the table's entries of the next two, and
+  // where the lane's part of block 0 is.
   struct Feed {
     Span span;
     uint32_t next;
     int32_t entry[2];
+    const int32_t* table;
+    const char *keys, *values;
   };
   __device__ uint32_t token_of(uint32_t tile) const {
     return tile * kTile + uint32_t(token_at<kFp8>(lane % kTile));
   }
-  __device__ int32_t entry_of(const Unit& u, Span s, uint32_t tile) const {
+  __device__ int32_t entry_of(const Feed& f, uint32_t tile) const {
     uint32_t token = token_of(tile);
-    if (token < s.first || token >= s.end) return -1;
-    return a.table[u.seq * a.table_row + where(a, token).column];
+    if (token < f.span.first || token >= f.span.end) return -1;
+    return f.table[where(a, token).column];
   }
+  // 16 bytes of values that lie across hold 8 tokens of two bytes, or all of them.
+  static constexpr int kHalves = kFp8 ? 1 : 2, kLanes = 32 / kHalves;
   __device__ Feed start(const Unit& u, Span s) const {
-    Feed f = {s, s.first / kTile + uint32_t(warp), {-1, -1}};
-    f.entry[0] = entry_of(u, s, f.next), f.entry[1] = entry_of(u, s, f.next + uint32_t(num_warps));
+    Feed f = {s,
+              s.first / kTile + uint32_t(warp),
+              {-1, -1},
+              a.table + u.seq * a.table_row,
+              a.keys.data + u.kv_head * a.keys.head + lane / kTile * a.keys.piece,
+              a.values.data + u.kv_head * a.values.head};
+    f.values += l.values == Lie::across ? lane / kHalves * a.values.element : lane / kTile * 16;
+    f.entry[0] = entry_of(f, f.next), f.entry[1] = entry_of(f, f.next + uint32_t(num_warps));
     return f;
   }
 
   // Rows of 16-byte pieces.
-  __device__ void copy_rows(uint32_t to, const Cache& c, int64_t piece, const Unit& u,
+  __device__ void copy_rows(uint32_t to, const Cache& c, const char* from, int64_t piece,
                             const Token& own) const {
     constexpr int kPieces = kSteps * int(sizeof(C));
-    const char* from = c.data + u.kv_head * c.head + lane / kTile * piece;
-    if (own.block >= 0) from += own.block * c.block + own.slot * c.slot;
+    const bool live = own.block >= 0;
+    if (live) from += own.block * c.block + own.slot * c.slot;
     const int pieces = int(a.size) * int(sizeof(C)) / 16 - lane / kTile;
     to += uint32_t(lane) * 16;
+    if (l.full) {
 #pragma unroll
-    for (int i = 0; i < kPieces / 2; ++i) {
-      if (2 * i < pieces) copy_16(to + uint32_t(i) * 512, from, own.block >= 0);
-      from += 2 * piece;
+      for (int i = 0; i < kPieces / 2; ++i, from += 2 * piece)
+        copy_16(to + uint32_t(i) * 512, from, live);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPieces / 2; ++i, from += 2 * piece)
+        if (2 * i < pieces) copy_16(to + uint32_t(i) * 512, from, live);
     }
   }
-  __device__ void copy_across(uint32_t to, const Unit& u, const Token& own, uint32_t live) const {
+  __device__ void copy_across(uint32_t to, const char* from, const Token& own,
+                              uint32_t live) const {
     const Cache& c = a.values;
-    // 16 bytes hold 8 tokens of two bytes, or all of them; they are in one block.
-    constexpr int kHalves = kFp8 ? 1 : 2, kLanes = 32 / kHalves;
     const int half = lane % kHalves, element = lane / kHalves;
-    uint32_t mine = kFp8 ? live : live >> 8 * half & 0xFF;
-    int row = mine ? 8 * half + __ffs(int(mine)) - 1 : 0;
-    Token at = from_lane(own, row);
-    const char* from = c.data + u.kv_head * c.head;
+    const uint32_t mine = kFp8 ? live : live >> 8 * half & 0xFF;
+    const int row = mine ? 8 * half + __ffs(int(mine)) - 1 : 0;
+    Token at = from_lane(own, row);  // its tokens are in one block
     if (mine)
-      from += at.block * c.block + element * c.element +
-              int64_t(at.slot - uint32_t(token_at<kFp8>(row) - 8 * half)) * c.slot;
+      from += at.block * c.block +
+              int64_t(at.slot - uint32_t(token_at<kFp8>(row) - 8 * half)) * int(sizeof(C));
     to += uint32_t(half * kPlane + element * 16);
+    const int64_t step = kLanes * c.element;
+    const int left = int(a.size) - element;
+    if (l.full) {
 #pragma unroll
-    for (int i = 0; i < kSteps * 16 / kLanes; ++i) {
-      if (element + i * kLanes < a.size) copy_16(to + uint32_t(i * kLanes * 16), from, mine);
-      if (mine) from += kLanes * c.element;
+      for (int i = 0; i < kSteps * 16 / kLanes; ++i, from += step)
+        copy_16(to + uint32_t(i * kLanes * 16), from, mine);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kSteps * 16 / kLanes; ++i, from += step)
+        if (i * kLanes < left) copy_16(to + uint32_t(i * kLanes * 16), from, mine);
     }
   }
 
@@ -211,20 +234,20 @@ struct Mma {
       }
       live = __ballot_sync(0xFFFFFFFFu, own.block >= 0) & 0xFFFF;
       f.next += uint32_t(num_warps);
-      f.entry[0] = f.entry[1], f.entry[1] = entry_of(u, f.span, f.next + uint32_t(num_warps));
+      f.entry[0] = f.entry[1], f.entry[1] = entry_of(f, f.next + uint32_t(num_warps));
     } while (!live);
     char* at = ring() + stage * Ring::kStage;
+    const uint32_t keys = ring_at + uint32_t(stage * Ring::kStage), values = keys + Ring::kKeys;
     if (l.keys_async)
-      copy_rows(address(at), a.keys, a.keys.piece, u, own);
+      copy_rows(keys, a.keys, f.keys, a.keys.piece, own);
     else
       gather_rows(reinterpret_cast<C*>(at), a.keys, u.kv_head, own, int(a.size));
-    char* values = at + Ring::kKeys;
     if (l.values == Lie::across)
-      copy_across(address(values), u, own, live);
+      copy_across(values, f.values, own, live);
     else if (l.values_async)
-      copy_rows(address(values), a.values, 16, u, own);
+      copy_rows(values, a.values, f.values, 16, own);
     else
-      gather_rows(reinterpret_cast<C*>(values), a.values, u.kv_head, own, int(a.size));
+      gather_rows(reinterpret_cast<C*>(at + Ring::kKeys), a.values, u.kv_head, own, int(a.size));
     return {tile, live};
   }
 
@@ -406,21 +429,20 @@ struct Mma {
 
   __device__ void compute(const Unit& u, const Tile& tile, int stage, const Query& q,
                           Sums& o) const {
-    char* keys = ring() + stage * Ring::kStage;
-    char* values = keys + Ring::kKeys;
+    const uint32_t keys = ring_at + uint32_t(stage * Ring::kStage), values = keys + Ring::kKeys;
     if (l.values == Lie::across && tile.live != 0xFFFF)
-      clear_tokens<C>(values, kPlane, kSteps * 16, tile.live);
+      clear_tokens<C>(ring() + stage * Ring::kStage + Ring::kKeys, kPlane, kSteps * 16, tile.live);
     float s[kTiles][4], decay[kTiles][2];
     uint32_t p[kTiles][kParts][2];
-    products(address(keys), q, s);
+    products(keys, q, s);
     to_logits(u, tile, q, s);
     weigh(s, o, decay);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) split_weights(s[n], p[n]);
     if (l.values == Lie::across)
-      add_values<true>(address(values), p, decay, o);
+      add_values<true>(values, p, decay, o);
     else
-      add_values<false>(address(values), p, decay, o);
+      add_values<false>(values, p, decay, o);
   }
 
   __device__ void put(Sums& o) const {
@@ -473,7 +495,7 @@ struct Mma {
 };
 
 template <class C, int kSteps, int kTiles>
-__global__ void __launch_bounds__(kPagedThreads, resident_blocks(kSteps, kTiles, sizeof(C)))
+__global__ void __launch_bounds__(kPagedThreads, resident_blocks(kSteps, kTiles))
     mma_paged_kernel(KVOPS_IN_PLACE Attention a, KVOPS_IN_PLACE MmaLayout l) {
 #if __CUDA_ARCH__ >= 800
   extern __shared__ __align__(128) char mma_paged_memory[];

@@ -48,6 +48,7 @@ void choose_copies(const Args& a, const gpu::Attention& job, gpu::MmaLayout& l) 
   l.values = across ? gpu::Lie::across : gpu::Lie::rows;
   l.values_async = across || (values && v.element == bytes && v.slot % 16 == 0);
   l.wide_query = is_multiple(job.query, 4) && job.query_seq % 2 == 0 && job.query_head % 2 == 0;
+  l.full = job.size == 16 * gpu::padded_steps(job.size);
   l.special = job.softcap != 0 || job.slopes || job.stride > 1;
 }
 
@@ -73,7 +74,7 @@ MmaPlan mma_plan(const Args& a) {
   plan.layout.running = warps * ring;
   plan.shared = plan.layout.running + runs;
   const int64_t fit = (room + kReserved) / (plan.shared + kReserved + kStatic);
-  const int64_t resident = std::clamp<int64_t>(fit, 1, gpu::resident_blocks(steps, tiles, bytes));
+  const int64_t resident = std::clamp<int64_t>(fit, 1, gpu::resident_blocks(steps, tiles));
   plan.paged = {resident * compute_units(a.query), 32 * warps, 8 * tiles, shift, 2};
   return plan;
 }

@@ -18,7 +18,10 @@
 
 namespace kvops::gpu {
 
-inline constexpr int kTile = 16, kStages = 3;
+inline constexpr int kTile = 16;
+
+// Tiles of a ring: where they are large, more warps do more than a deeper ring.
+constexpr int stages_of(int steps, int element) { return steps * element >= 16 ? 2 : 3; }
 
 struct Code {  // of one of the fp8 formats
   uint8_t bits;
@@ -31,6 +34,7 @@ struct MmaLayout {
   bool keys_async, values_async;  // else element by element
   Lie values;
   bool wide_query;  // rows at multiples of 4 bytes
+  bool full;        // a head has all elements that the kernel has
   bool special;     // softcap, slopes or a block-sparse pattern
   int64_t running;  // where the states that run on are
 };
@@ -44,14 +48,13 @@ struct RingOf {
   static constexpr int kKeys = kSteps * kTile * 16 * kElement;
   static constexpr int kPlane = kSteps * 256 + 64;  // of 8 tokens; the two in different banks
   static constexpr int kStage = 2 * kKeys + (kElement == 1 ? 0 : 128);
+  static constexpr int kStages = stages_of(kSteps, kElement);
   static constexpr int kState = 8 * kTiles * (kSteps * 16 + 8 + 2) * 4;
   static constexpr int kBytes = kStages * kStage > kState ? kStages* kStage : kState;
 };
 
 // Blocks that an SM has registers and shared memory for.
-constexpr int resident_blocks(int steps, int tiles, int bytes) {
-  return steps * tiles <= 4 || (steps == 8 && tiles == 1 && bytes == 1) ? 3 : 2;
-}
+constexpr int resident_blocks(int steps, int tiles) { return steps <= 8 && tiles == 1 ? 3 : 2; }
 
 // ---- instructions ------------------------------------------------------------------------------
 

@@ -39,8 +39,9 @@ struct Attention {
   int64_t table_row;
   const float *slopes, *sinks, *k_scale, *v_scale;
   int64_t* faults;
-  int64_t seqs, heads, kv_heads, group, size, blocks;
-  Splitter block;
+  int64_t seqs, heads, kv_heads, group, size;
+  uint32_t block_limit;  // of block ids
+  Splitter block;        // at most 2^31 - 1 tokens, which no sequence fills
   int64_t limit, window;
   float scale, softcap;
   // Block-sparse: none where stride <= 1.
@@ -118,6 +119,19 @@ __device__ inline Unit unit_of(const Attention& a, int64_t seq, int64_t u, Span 
           u == 0 && a.faults};
 }
 
+// ---- lanes -------------------------------------------------------------------------------------
+
+__device__ inline float warp_max(float x) {
+#pragma unroll
+  for (int mask = kWarp / 2; mask; mask /= 2) x = fmaxf(x, shuffle_xor(x, mask));
+  return x;
+}
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+  for (int mask = kWarp / 2; mask; mask /= 2) x += shuffle_xor(x, mask);
+  return x;
+}
+
 // ---- block-sparse ------------------------------------------------------------------------------
 
 __device__ inline uint64_t multiply_modulo(uint64_t x, uint64_t y, uint64_t m) {  // x < m
@@ -161,7 +175,6 @@ struct Where {
   uint32_t column, slot;
 };
 __device__ inline Where where(const Attention& a, uint32_t token) {
-  if (!a.block.factor) return {0, token};  // a block longer than any sequence
   auto at = a.block(token);
   return {at.quotient, at.remainder};
 }
@@ -171,7 +184,7 @@ __device__ inline Where where(const Attention& a, uint32_t token) {
 __device__ inline int32_t block_of(const Attention& a, const Unit& u, uint32_t token, Where at,
                                    int32_t entry, bool counts) {
   uint32_t start = token - at.slot;
-  if (entry >= 0 && entry < a.blocks)
+  if (uint32_t(entry) < a.block_limit)
     return any_keeps(a, u.head, u.heads, start, u.span.end) ? entry : -1;
   if (counts && u.counts && (!at.slot || token == u.span.first) &&
       any_keeps(a, 0, a.heads, start, u.span.end))
@@ -236,8 +249,8 @@ __device__ inline float load_shared(const float* p) {
   return __ldcg(p);
 #endif
 }
-__device__ inline Partial get_shared(const State& s, int h, int64_t d) {
-  Partial p = {load_shared(s.top + h), load_shared(s.sum + h), {}};
+__device__ inline Partial get_shared_sums(const State& s, int h, int64_t d) {
+  Partial p = nothing();
   const float* from = s.values + h * s.pitch + d;
 #if defined(__HIP__)
   for (int i = 0; i < 4; ++i) p.x[i] = load_shared(from + i);
@@ -245,6 +258,12 @@ __device__ inline Partial get_shared(const State& s, int h, int64_t d) {
   float4 x = __ldcg(reinterpret_cast<const float4*>(from));
   p.x[0] = x.x, p.x[1] = x.y, p.x[2] = x.z, p.x[3] = x.w;
 #endif
+  return p;
+}
+
+__device__ inline Partial get_shared(const State& s, int h, int64_t d) {
+  Partial p = get_shared_sums(s, h, d);
+  p.top = load_shared(s.top + h), p.sum = load_shared(s.sum + h);
   return p;
 }
 

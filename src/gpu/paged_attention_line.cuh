@@ -129,6 +129,43 @@ __device__ inline void add_up(const Attention& a, const Unit& u, int64_t count, 
   });
 }
 
+// The same for many parts at once: first the weights of all parts, a warp a head, then their sums
+// without one waiting for the other. Other last bits than add_up()'s.
+inline constexpr int kMostWeights = 4096;
+template <class At>
+__device__ inline void add_up_at_once(const Attention& a, const Unit& u, int count, float* weights,
+                                      At&& at) {
+  const int lane = int(threadIdx.x) % kWarp, warps = int(blockDim.x) / kWarp;
+  float* sums = weights + u.heads * count;
+  for (int h = int(threadIdx.x) / kWarp; h < u.heads; h += warps) {
+    float top = nothing().top, sum = 0;
+    for (int k = lane; k < count; k += kWarp) top = fmaxf(top, load_shared(slot(a, at(k)).top + h));
+    top = warp_max(top);
+    for (int k = lane; k < count; k += kWarp) {
+      State part = slot(a, at(k));
+      float own = load_shared(part.sum + h);
+      float weight = own == 0 ? 0 : weight_of(load_shared(part.top + h), top);
+      weights[h * count + k] = weight, sum = fmaf(own, weight, sum);
+    }
+    sum = warp_sum(sum);
+    if (!lane) sums[2 * h] = top, sums[2 * h + 1] = sum;
+  }
+  __syncthreads();
+  each_column(a, u, [&](int h, int64_t d) {
+    Partial p = {sums[2 * h], sums[2 * h + 1], {}};
+    const float* weight = weights + h * count;
+#pragma unroll 16
+    for (int k = 0; k < count; ++k) {
+      Partial part = get_shared_sums(slot(a, at(k)), h, d);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        p.x[i] = weight[k] == 0 ? p.x[i] : fmaf(weight[k], part.x[i], p.x[i]);
+    }
+    finish(a, u, h, d, p);
+  });
+  __syncthreads();
+}
+
 // Steps [from, to) of the unit's, which begins at `line`.
 struct Item {
   Unit unit;
@@ -189,8 +226,13 @@ __device__ inline void run_item(const Attention& a, const Slice& slice, const It
     __threadfence();
     __syncthreads();
   }
-  add_up(a, u, ranges ? count : shared.count,
-         [&](int64_t k) { return ranges ? own + k : shared.flag(k); });
+  if (ranges)
+    add_up(a, u, count, [&](int64_t k) { return own + k; });
+  else if (shared.count * u.heads <= kMostWeights - 2 * u.heads)
+    add_up_at_once(a, u, int(shared.count), kernel.weights(),
+                   [&](int64_t k) { return shared.flag(k); });
+  else
+    add_up(a, u, shared.count, [&](int64_t k) { return shared.flag(k); });
   for (int64_t k = threadIdx.x; split && k < shared.count; k += blockDim.x)
     a.flags[shared.flag(k)] = 0;
 }

@@ -4,6 +4,9 @@
 // time, queries from shared memory. Weighted sums: a lane has every kWarp-th element of four heads;
 // tokens that are left out are not looked at. A tile's sums begin at 0 and are then added, so that
 // rounding errors grow with tiles, not with tokens. All in f32.
+#include <algorithm>
+#include <type_traits>
+
 #include "core/dispatch.h"
 #include "gpu/paged_attention_job.h"
 #include "gpu/paged_attention_line.cuh"
@@ -49,15 +52,6 @@ __device__ inline uint64_t lanes_with(bool x) {
   return __ballot_sync(0xFFFFFFFFu, x);
 #endif
 }
-__device__ inline float warp_max(float x) {
-  for (int mask = kWarp / 2; mask; mask /= 2) x = fmaxf(x, shuffle_xor(x, mask));
-  return x;
-}
-__device__ inline float warp_sum(float x) {
-  for (int mask = kWarp / 2; mask; mask /= 2) x += shuffle_xor(x, mask);
-  return x;
-}
-
 // C: float, f16, bf16 or Code; kPer: elements of a head that a lane has, at most.
 template <class C, int kPer>
 struct Portable {
@@ -65,6 +59,7 @@ struct Portable {
   float* memory;  // queries of the unit, states of the warps, sums that run on
 
   __device__ int warps() const { return kPagedThreads / kWarp; }
+  __device__ float* weights() const { return memory; }
   __device__ int64_t state_floats() const { return kHeads * (a.size + 2); }
   __device__ State state(int w) const {
     return {memory + kHeads * a.size + w * state_floats(), kHeads, a.size};
@@ -89,10 +84,14 @@ struct Portable {
     __syncthreads();
   }
 
-  __device__ void dot(const Unit& u, const Token& t, float (&logit)[kHeads]) const {
+  // Dot products and what their last bits leave out. f32 keys: summed in f64, since the last bit of a
+  // logit of 16 is 8 units of its weight.
+  __device__ void dot(const Unit& u, const Token& t, float (&logit)[kHeads],
+                      float (&rest)[kHeads]) const {
+    using Sum = std::conditional_t<__is_same(C, float), double, float>;
     const Cache& k = a.keys;
     const char* row = k.data + t.block * k.block + u.kv_head * k.head + t.slot * k.slot;
-    float sum[kHeads][4] = {};
+    Sum sum[kHeads][4] = {};
     int64_t in_piece = 0;
     for (int64_t d = 0; d < a.size; d += 4) {
       float x[4];
@@ -103,9 +102,13 @@ struct Portable {
 #pragma unroll
       for (int h = 0; h < kHeads; ++h)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sum[h][i] = fmaf(memory[h * a.size + d + i], x[i], sum[h][i]);
+        for (int i = 0; i < 4; ++i)
+          sum[h][i] = fma(Sum(memory[h * a.size + d + i]), Sum(x[i]), sum[h][i]);
     }
-    for (int h = 0; h < kHeads; ++h) logit[h] = (sum[h][0] + sum[h][1]) + (sum[h][2] + sum[h][3]);
+    for (int h = 0; h < kHeads; ++h) {
+      Sum all = (sum[h][0] + sum[h][1]) + (sum[h][2] + sum[h][3]);
+      logit[h] = float(all), rest[h] = float(all - Sum(logit[h]));
+    }
   }
 
   // Nothing but a factor between dot products and logits.
@@ -169,8 +172,8 @@ struct Portable {
       Token t = token_of(u, s, uint32_t(first) + uint32_t(lane));
       uint64_t live = lanes_with(t.block >= 0);
       if (!live) continue;
-      float p[kHeads] = {}, tile[kHeads][kPer] = {}, decay[kHeads];
-      if (t.block >= 0) dot(u, t, p);
+      float p[kHeads] = {}, rest[kHeads] = {}, tile[kHeads][kPer] = {}, decay[kHeads];
+      if (t.block >= 0) dot(u, t, p, rest);
       float dots[kHeads] = {p[0], p[1], p[2], p[3]};
       to_logits(u, t, factor, p);
 #pragma unroll
@@ -180,7 +183,8 @@ struct Portable {
         float base = most == bits_float(0xFF800000u) ? 0.0f : most;
         // Large logits would lose their last bits before the difference.
         bool exact = plain() && p[h] > bits_float(0xFF800000u);
-        p[h] = exp2_quick(exact ? fmaf(dots[h], factor, -base) : p[h] - base);
+        float more = rest[h] * factor;
+        p[h] = exp2_quick(exact ? fmaf(dots[h], factor, -base) + more : p[h] - base);
         decay[h] = weight_of(top[h], most);
         sum[h] = fmaf(sum[h], decay[h], p[h]), top[h] = most;
       }
@@ -229,6 +233,7 @@ kvops_status run_portable_paged(const char* op, const Args& a) {
   paged_attention_split(a, plan, job);
   constexpr int64_t kStates = 2 + gpu::kPagedThreads / 32;  // queries, states, what runs on
   int64_t floats = kStates * gpu::kHeads * (job.size + 2) + 2 * gpu::kHeads;
+  floats = std::max<int64_t>(floats, gpu::kMostWeights);
   Grid grid = {.x = plan.blocks, .threads = plan.threads, .shared = floats * 4};
   auto start = [&]<class C>() {
     if (job.size <= 128) return launch(op, gpu::portable_paged_kernel<C, 4>, grid, a.query, job);
