@@ -75,7 +75,7 @@ MmaPlan mma_plan(const Args& a) {
   plan.shared = plan.layout.running + runs;
   const int64_t fit = (room + kReserved) / (plan.shared + kReserved + kStatic);
   const int64_t resident = std::clamp<int64_t>(fit, 1, gpu::resident_blocks(steps, tiles));
-  plan.paged = {resident * compute_units(a.query), 32 * warps, 8 * tiles, shift, 2};
+  plan.paged = {resident * compute_units(a.query), 32 * warps, 8 * tiles, shift, 1};
   return plan;
 }
 

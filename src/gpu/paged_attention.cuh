@@ -3,7 +3,9 @@
 //
 //   unit    (sequence, kv head, its query heads): every byte of its cache is read once
 //   line    all units one after the other, each as many steps long as it has tokens to read; every
-//           thread block takes a slice of the line, found from the lengths on the device
+//           thread block takes a slice of the line, found from the lengths on the device. Where a
+//           sequence has few units, each has a line of its own, with the same slices: as many
+//           blocks read the same pages at the same time, whose heads are neighbours in memory.
 //   state   of a unit's tokens or of a part of them: largest logit, sum of the weights relative to
 //           it, weighted sums of the values; in units of log2, f32
 //   slots   states of parts, in the workspace. The block that finds the last flag of a unit set
@@ -49,6 +51,7 @@ struct Attention {
   // Work.
   int unit_heads = 1;           // at most so many heads in a unit
   int64_t units_per_group = 1;  // a large group is several units
+  int64_t lanes = 1;            // units of a sequence side by side, all of them or one
   Cut cut = Cut::whole;
   bool invariant = false;
   int grain_shift = 0;        // steps of 2^grain_shift tokens

@@ -18,33 +18,36 @@ struct LineScratch {
 // Parts of a unit, about: adding up more takes one block longer than their tokens take the others.
 inline constexpr int64_t kMostParts = 40;
 
-// Steps [begin, end) of `total`; the sequence of the first one begins at `base`.
+// Steps [begin, end) of `total`, slice `index` of `count` of line `lane`; the sequence of the first
+// one begins at `base` and has `units` units in the line.
 struct Slice {
-  int64_t begin, end, total, blocks, seq, base;
+  int64_t begin, end, total, count, index, lane, units, seq, base;
 };
 
-__device__ inline int64_t begin_of(const Slice& s, int64_t i) { return i * s.total / s.blocks; }
+__device__ inline int64_t begin_of(const Slice& s, int64_t i) { return i * s.total / s.count; }
 __device__ inline int64_t owner_of(const Slice& s, int64_t step) {
-  return ((step + 1) * s.blocks - 1) / s.total;
+  return ((step + 1) * s.count - 1) / s.total;
 }
 
-__device__ inline Slice slice_of(const Attention& a, int64_t total) {
-  int64_t most = total, blocks = gridDim.x;
+// steps: of one unit of every sequence.
+__device__ inline Slice slice_of(const Attention& a, int64_t steps) {
+  auto at = split(blockIdx.x, a.lanes);
+  const int64_t units = a.lanes > 1 ? 1 : a.units(), total = steps * units;
+  int64_t most = total, count = gridDim.x / a.lanes;
   if (a.cut == Cut::steps) {
     most = total / a.least_steps;
-    int64_t parts = kMostParts * a.seqs * a.units();
+    int64_t parts = kMostParts * a.seqs * units;
     if (most > parts) most = parts;
   }
-  if (blocks > most) blocks = most ? most : 1;
-  Slice s = {0, 0, total, blocks, 0, 0};
-  if (blockIdx.x < blocks) s.begin = begin_of(s, blockIdx.x), s.end = begin_of(s, blockIdx.x + 1);
+  if (count > most) count = most ? most : 1;
+  Slice s = {0, 0, total, count, at.quotient, at.remainder, units, 0, 0};
+  if (s.index < count) s.begin = begin_of(s, s.index), s.end = begin_of(s, s.index + 1);
   return s;
 }
 
 // Every thread adds up some sequences; sums of sums by doubling.
 __device__ inline Slice find_slice(const Attention& a, LineScratch& scratch) {
-  const int64_t units = a.units();
-  if (a.seqs == 1) return slice_of(a, steps_of(a, span_of(a, 0)).count * units);
+  if (a.seqs == 1) return slice_of(a, steps_of(a, span_of(a, 0)).count);
   const int threads = int(blockDim.x), i = int(threadIdx.x);
   int64_t each = (a.seqs + threads - 1) / threads, from = i * each, to = from + each, sum = 0;
   if (from > a.seqs) from = a.seqs;
@@ -59,11 +62,11 @@ __device__ inline Slice find_slice(const Attention& a, LineScratch& scratch) {
   }
   scratch.sum[i] = upto;
   __syncthreads();
-  Slice slice = slice_of(a, scratch.sum[threads - 1] * units);
-  int64_t at = (upto - sum) * units;
-  if (slice.begin >= at && slice.begin < upto * units) {
+  Slice slice = slice_of(a, scratch.sum[threads - 1]);
+  int64_t at = (upto - sum) * slice.units;
+  if (slice.begin >= at && slice.begin < upto * slice.units) {
     for (int64_t s = from; s < to; ++s) {
-      int64_t steps = steps_of(a, span_of(a, s)).count * units;
+      int64_t steps = steps_of(a, span_of(a, s)).count * slice.units;
       if (slice.begin < at + steps) {
         scratch.seq = s, scratch.base = at;
         break;
@@ -84,11 +87,11 @@ __device__ inline Partial merged(const Kernel& kernel, int h, int64_t d) {
   return p;
 }
 
-// The parts of a unit that several blocks share: those of blocks first to first + count - 1. The
-// first one is the end of its block's slice, the others are beginnings.
+// The parts of a unit that several blocks share: those of slices first to first + count - 1. The
+// first one is the end of its slice, the others are beginnings.
 struct Parts {
-  int64_t first, count;
-  __device__ int64_t flag(int64_t k) const { return 2 * (first + k) + (k == 0); }
+  int64_t first, count, lanes, lane;
+  __device__ int64_t flag(int64_t k) const { return 2 * ((first + k) * lanes + lane) + (k == 0); }
 };
 
 __device__ inline bool last_of(const Attention& a, const Parts& parts, int64_t mine) {
@@ -217,11 +220,11 @@ __device__ inline void run_item(const Attention& a, const Slice& slice, const It
     settle(a, u, kernel, fate, to, r, parts);
   }
   if (!split && !ranges) return;
-  Parts shared = {int64_t(blockIdx.x), 1};
+  Parts shared = {slice.index, 1, a.lanes, slice.lane};
   if (split) {
     shared.first = owner_of(slice, item.line);
     shared.count = owner_of(slice, item.line + count - 1) - shared.first + 1;
-    if (!last_of(a, shared, blockIdx.x - shared.first)) return;
+    if (!last_of(a, shared, slice.index - shared.first)) return;
   } else {
     __threadfence();
     __syncthreads();
@@ -240,19 +243,19 @@ __device__ inline void run_item(const Attention& a, const Slice& slice, const It
 template <class Kernel>
 __device__ inline void run_line(const Attention& a, LineScratch& scratch, Kernel& kernel) {
   const Slice slice = find_slice(a, scratch);
-  if (blockIdx.x >= slice.blocks) return;
+  if (slice.index >= slice.count) return;
   int64_t seq = slice.seq, base = slice.base;
-  for (int64_t at = slice.begin; at < slice.end;) {
+  for (int64_t at = slice.begin; at < slice.end && seq < a.seqs;) {
     Span span = span_of(a, seq);
     Pieces steps = steps_of(a, span);
     auto [u, from] = split(at - base, steps.count);
-    if (u >= a.units()) {
-      base += a.units() * steps.count, ++seq;
+    if (u >= slice.units) {
+      base += slice.units * steps.count, ++seq;
       continue;
     }
     int64_t left = slice.end - at, to = steps.count - from <= left ? steps.count : from + left;
     uint32_t size = a.cut == Cut::steps ? 1u << a.grain_shift : range_size(span);
-    Item item = {unit_of(a, seq, u, span), steps, size, from, to, at - from};
+    Item item = {unit_of(a, seq, u + slice.lane, span), steps, size, from, to, at - from};
     if (item.unit.counts && !from && !threadIdx.x && a.lengths[seq] > a.limit) add_fault(a.faults);
     run_item(a, slice, item, kernel);
     at += to - from;

@@ -84,8 +84,8 @@ struct Portable {
     __syncthreads();
   }
 
-  // Dot products and what their last bits leave out. f32 keys: summed in f64, since the last bit of a
-  // logit of 16 is 8 units of its weight.
+  // Dot products and what their last bits leave out. f32 keys: summed in f64, since the last bit of
+  // a logit of 16 is 8 units of its weight.
   __device__ void dot(const Unit& u, const Token& t, float (&logit)[kHeads],
                       float (&rest)[kHeads]) const {
     using Sum = std::conditional_t<__is_same(C, float), double, float>;

@@ -17,6 +17,9 @@ namespace {
 using Args = kvops_paged_attention_v1_args;
 
 constexpr int64_t kLine = 128;  // bytes, of the caches
+// Units of a sequence are side by side where each line then has so many slices: of the blocks that
+// remain over, at most one in as many has nothing to do.
+constexpr int64_t kLeastSlices = 8;
 // Lengths have 31 bits: beyond 32 the number of local blocks no longer matters.
 constexpr int64_t kMany = int64_t{1} << 32;
 
@@ -109,6 +112,8 @@ gpu::Attention paged_attention_of(const Args& a, const PagedPlan& plan) {
   job.local = std::clamp(a.blocksparse_local_blocks, -kMany, kMany);
   job.step = a.blocksparse_head_sliding_step, job.rank = a.tp_rank;
   job.unit_heads = plan.unit_heads, job.units_per_group = ceil_div(group, plan.unit_heads);
+  const int64_t units = kv_heads * job.units_per_group;
+  if (units && units * kLeastSlices <= plan.blocks) job.lanes = units;
   job.invariant = a.batch_invariant != 0;
   job.grain_shift = plan.grain_shift, job.least_steps = plan.least_steps;
   job.slot_floats = up_to_line(plan.unit_heads * (job.size + 2) * 4) / 4;
