@@ -20,7 +20,7 @@ template <class C, int kSteps, int kTiles>
 struct Mma {
   static constexpr bool kFp8 = sizeof(C) == 1;
   using Ring = RingOf<kSteps, int(sizeof(C)), kTiles>;
-  static constexpr int kPlane = Ring::kPlane, kStages = Ring::kStages;
+  static constexpr int kPlane = Ring::kPlane;
   static constexpr int kParts = __is_same(C, bf16) ? 3 : 2;
   static constexpr int kUnitHeads = 8 * kTiles;
   // f16 has no small numbers: weights are 2^15 times as large.

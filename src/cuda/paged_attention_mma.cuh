@@ -18,10 +18,7 @@
 
 namespace kvops::gpu {
 
-inline constexpr int kTile = 16;
-
-// Tiles of a ring: where they are large, more warps do more than a deeper ring.
-constexpr int stages_of(int steps, int element) { return steps * element >= 16 ? 2 : 3; }
+inline constexpr int kTile = 16, kStages = 3;  // of a ring
 
 struct Code {  // of one of the fp8 formats
   uint8_t bits;
@@ -48,13 +45,12 @@ struct RingOf {
   static constexpr int kKeys = kSteps * kTile * 16 * kElement;
   static constexpr int kPlane = kSteps * 256 + 64;  // of 8 tokens; the two in different banks
   static constexpr int kStage = 2 * kKeys + (kElement == 1 ? 0 : 128);
-  static constexpr int kStages = stages_of(kSteps, kElement);
   static constexpr int kState = 8 * kTiles * (kSteps * 16 + 8 + 2) * 4;
   static constexpr int kBytes = kStages * kStage > kState ? kStages* kStage : kState;
 };
 
-// Blocks that an SM has registers and shared memory for.
-constexpr int resident_blocks(int steps, int tiles) { return steps <= 8 && tiles == 1 ? 3 : 2; }
+// Blocks of an SM. On an H200 a third one has no effect on large calls and slows down small ones.
+constexpr int resident_blocks(int steps, int tiles) { return steps * tiles <= 4 ? 3 : 2; }
 
 // ---- instructions ------------------------------------------------------------------------------
 
