@@ -9,6 +9,7 @@
 #define HWY_TARGET_INCLUDE "cpu/dynamic_scaled_int8_quant.cpp"
 #include <hwy/foreach_target.h>
 
+#include "cpu/amax-inl.h"
 #include "cpu/int8-inl.h"
 
 // Everything that is compiled once only.
@@ -74,10 +75,8 @@ struct RowScale {
 
 constexpr float kLeastScale = 0x1p-126f;  // its reciprocal is finite
 
-RowScale symmetric(Extremes e) {
-  const float most = std::max(std::fabs(e.least), std::fabs(e.most));
-  if (!(e.least <= e.most) || most == 0) return {1, 0};  // NaN alone, or zeros
-  return {std::max(most / 127, kLeastScale), 0};
+float symmetric_scale(float amax) {
+  return amax == 0 ? 1 : std::max(amax / 127, kLeastScale);  // 0: zeros, or NaN alone
 }
 
 // e.least < e.most.
@@ -92,22 +91,23 @@ RowScale asymmetric(Extremes e) {
 
 template <bool stream, class T>
 void quantise_row(const T* x, int8_t* out, int64_t n, float* scale, int32_t* azp, const T* next) {
+  const int64_t ahead = (next - x) * int64_t(sizeof(T));
+  if (!azp) {
+    *scale = symmetric_scale(row_amax(x, n));
+    return quantise_int8<stream, true>(x, out, n, {1 / *scale, 0}, ahead);
+  }
   const Extremes e = extremes_of(x, n);
   RowScale s;
-  if (azp && !(e.least < e.most)) {  // one value c, whose code is its sign, or NaN alone
+  if (!(e.least < e.most)) {  // one value c, whose code is its sign, or NaN alone
     const float c = e.least == e.most ? e.least : 0;
     std::memset(out, (c > 0) - (c < 0), size_t(n));
     s = {c == 0 ? 1 : std::fabs(c), 0};
   } else {
-    s = azp ? asymmetric(e) : symmetric(e);
-    const int64_t ahead = (next - x) * int64_t(sizeof(T));
-    if (azp)
-      quantise_int8<stream>(x, out, n, {1 / s.scale, float(s.azp)}, ahead);
-    else
-      quantise_int8<stream, true>(x, out, n, {1 / s.scale, 0}, ahead);
+    s = asymmetric(e);
+    quantise_int8<stream>(x, out, n, {1 / s.scale, float(s.azp)}, ahead);
   }
   *scale = s.scale;
-  if (azp) *azp = s.azp;
+  *azp = s.azp;
 }
 
 template <class T>
