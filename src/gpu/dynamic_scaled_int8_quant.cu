@@ -19,6 +19,10 @@ namespace {
 
 using namespace kvops::gpu;
 
+// Three blocks of so many threads find room on an SM, if a thread has 48 registers. H200: faster
+// for many rows of as many threads, slower for few rows and for short ones.
+constexpr int kThirdOfAnSm = 448;
+
 struct RowScale {
   float scale, azp;
   int32_t point;
@@ -109,9 +113,9 @@ __device__ Group<Int8Code, N> same_codes(float code) {
 }
 
 // kRegisters: groups that a thread keeps; 0: it reads the row again. kWhole: groups are aligned,
-// and there is none but whole ones.
-template <class T, template <class> class Rows, int kRegisters, bool kWhole>
-__global__ void __launch_bounds__(kMaxThreads)
+// and there is none but whole ones. kThreads: of a block at most.
+template <class T, template <class> class Rows, int kRegisters, bool kWhole, int kThreads>
+__global__ void __launch_bounds__(kThreads, kThreads < kMaxThreads ? 3 : 1)
     dynamic_scaled_int8_quant_kernel(KVOPS_IN_PLACE Rows<const T> input,
                                      KVOPS_IN_PLACE Rows<Int8Code> out,
                                      KVOPS_IN_PLACE Rows<float> scales,
@@ -189,12 +193,21 @@ kvops_status run(const kvops_dynamic_scaled_int8_quant_args& a) {
   auto start = [&]<int kRegisters, bool kWhole>() {
     constexpr const char* kOp = "dynamic_scaled_int8_quant";
     if constexpr (kRegisters != 0) {
-      if (one_level)
-        return launch(kOp, dynamic_scaled_int8_quant_kernel<T, FlatRows, kRegisters, kWhole>, grid,
-                      a.out, flat(in), flat(out), flat(scales), flat(points), shape);
+      if (one_level) {
+        auto kernel =
+            dynamic_scaled_int8_quant_kernel<T, FlatRows, kRegisters, kWhole, kMaxThreads>;
+        if constexpr (kRegisters == 4)
+          if (grid.threads > 256 && grid.threads <= kThirdOfAnSm &&
+              grid.x > 4 * compute_units(a.out))
+            kernel =
+                dynamic_scaled_int8_quant_kernel<T, FlatRows, kRegisters, kWhole, kThirdOfAnSm>;
+        return launch(kOp, kernel, grid, a.out, flat(in), flat(out), flat(scales), flat(points),
+                      shape);
+      }
     }
-    return launch(kOp, dynamic_scaled_int8_quant_kernel<T, RowsView, kRegisters, kWhole>, grid,
-                  a.out, in, out, scales, points, shape);
+    return launch(kOp,
+                  dynamic_scaled_int8_quant_kernel<T, RowsView, kRegisters, kWhole, kMaxThreads>,
+                  grid, a.out, in, out, scales, points, shape);
   };
   if (!whole || !registers)
     return whole ? start.template operator()<0, true>() : start.template operator()<0, false>();
