@@ -38,6 +38,12 @@ __device__ inline uint32_t upper_bytes(const Group<T, N>& x, int i) {
   }
 }
 
+// Once for a kernel, however often its loops are unrolled.
+template <class C, class T, int N>
+static __device__ __noinline__ Group<C, N> convert_unusual(Group<T, N> x, Divider<T> divide) {
+  return convert<C>(x, divide);
+}
+
 template <class C, class T, int N>
 __device__ inline Group<C, N> codes_of(const Group<T, N>& x, const Divider<T>& divide) {
   if constexpr (kCodeInstruction && N % 4 == 0) {
@@ -63,9 +69,12 @@ __device__ inline Group<C, N> codes_of(const Group<T, N>& x, const Divider<T>& d
         codes |= upper_bytes(x, i) & 0x80808080u;
       y.word[i / 4] = codes;
     }
-    if (__builtin_expect(!divide.divides && !(unusual & 0x80808080u), 1)) return y;
+    if (__builtin_expect(divide.divides || (unusual & 0x80808080u), 0))
+      return convert_unusual<C>(x, divide);
+    return y;
+  } else {
+    return convert<C>(x, divide);
   }
-  return convert<C>(x, divide);
 }
 
 }  // namespace kvops::gpu

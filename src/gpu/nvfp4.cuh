@@ -70,6 +70,15 @@ __device__ inline uint32_t nvfp4_signs(const Group<T, 16>& x, int i) {
   return (even >> 4 & 0x08080808u) | (odd & 0x80808080u);
 }
 
+// Once for a kernel, however often its loops are unrolled.
+template <class T>
+static __device__ __noinline__ Nvfp4Group nvfp4_unusual(Group<T, 16> x, float inverse) {
+  float numbers[16];
+#pragma unroll
+  for (int k = 0; k < 16; ++k) numbers[k] = x.number(k);
+  return nvfp4_quantise(numbers, inverse, false);
+}
+
 template <class T>
 __device__ inline Nvfp4Group nvfp4_group(const Group<T, 16>& x, const Nvfp4Scale& scale) {
   static_assert(sizeof(T) == 2);
@@ -89,10 +98,7 @@ __device__ inline Nvfp4Group nvfp4_group(const Group<T, 16>& x, const Nvfp4Scale
     for (int i = 0; i < 2; ++i) group.codes[i] = nvfp4_numbers(x, 8 * i, w) | nvfp4_signs(x, 8 * i);
     return group;
   }
-  float numbers[16];
-#pragma unroll
-  for (int k = 0; k < 16; ++k) numbers[k] = x.number(k);
-  return nvfp4_quantise(numbers, scale.inverse, false);
+  return nvfp4_unusual(x, scale.inverse);
 }
 
 }  // namespace kvops::gpu

@@ -8,8 +8,8 @@
 // dense in the cache. V is turned in shared memory: where the tokens of 16 bytes of the cache are
 // in the tile one after another (a prompt), they are one store, others go element by element.
 #include "core/dispatch.h"
+#include "gpu/codes.cuh"
 #include "gpu/slots.cuh"
-#include "gpu/vec.cuh"
 
 namespace kvops::KVOPS_GPU {
 namespace {
@@ -38,6 +38,7 @@ struct Call {
 
 struct Tile {
   int64_t block[kMaxTile], at[kMaxTile];
+  uint32_t links[2];                         // a bit for every token: it follows the one before
   uint32_t leads[2], singles[2];             // a bit for every token
   uint8_t lead[kMaxTile], single[kMaxTile];  // the tokens of those bits
 };
@@ -50,29 +51,38 @@ __device__ inline void list_tokens(const uint32_t (&set)[2], uint8_t (&list)[kMa
   list[before] = uint8_t(i);
 }
 
-// kRun: tokens of 16 bytes of V; 1: none are moved together.
-template <int kRun>
-__device__ void find_tokens(const SlotMap& slots, int64_t first, int count, bool counts,
-                            Tile& tile) {
+// The slot of this thread's token, on its way beside the rows; -1: none.
+__device__ int64_t slot_of(const SlotMap& slots, int64_t first, int count) {
   int i = int(threadIdx.x);
-  if (i < 2) tile.leads[i] = tile.singles[i] = 0;
+  return i < kMaxTile && i < count && first + i < slots.tokens ? slots.slot[first + i] : -1;
+}
+
+__device__ void find_places(const SlotMap& slots, int64_t slot, bool counts, Tile& tile) {
+  int i = int(threadIdx.x);
+  if (i < 2) tile.links[i] = tile.leads[i] = tile.singles[i] = 0;
   if (i < kMaxTile) {
-    Place place = {-1, 0};
-    if (i < count && first + i < slots.tokens) place = slots.place(first + i, counts);
+    Place place = slots.place_of(slot, counts);
     tile.block[i] = place.block, tile.at[i] = place.at;
   }
   __syncthreads();
-  auto leads = [&](int j) {  // j begins 16 bytes that the tile has all tokens of
-    if (j < 0 || j + kRun > kMaxTile || tile.block[j] < 0 || tile.at[j] % kRun) return false;
-    for (int n = 1; n < kRun; ++n)
-      if (tile.block[j + n] != tile.block[j] || tile.at[j + n] != tile.at[j] + n) return false;
-    return true;
-  };
-  if (i < kMaxTile && tile.block[i] >= 0) {
-    int offset = int(tile.at[i] % kRun);
-    bool covered = kRun > 1 && i >= offset && leads(i - offset) &&
-                   tile.block[i - offset] == tile.block[i] &&
-                   tile.at[i - offset] + offset == tile.at[i];
+}
+
+// kRun: tokens of 16 bytes of V; 1: none are moved together.
+template <int kRun>
+__device__ void find_runs(Tile& tile) {
+  int i = int(threadIdx.x);
+  bool used = i < kMaxTile && tile.block[i] >= 0;
+  if constexpr (kRun > 1) {
+    if (used && i && tile.block[i] == tile.block[i - 1] && tile.at[i] == tile.at[i - 1] + 1)
+      atomicOr(&tile.links[i / 32], 1u << i % 32);
+    __syncthreads();
+  }
+  if (used) {
+    constexpr uint64_t kAll = (uint64_t(1) << (kRun - 1)) - 1;
+    uint64_t links = tile.links[0] | uint64_t(tile.links[1]) << 32;
+    int offset = int(tile.at[i] % kRun), lead = i - offset;  // of these 16 bytes
+    bool covered =
+        kRun > 1 && lead >= 0 && lead + kRun <= kMaxTile && (links >> lead >> 1 & kAll) == kAll;
     if (!covered)
       atomicOr(&tile.singles[i / 32], 1u << i % 32);
     else if (!offset)
@@ -84,18 +94,24 @@ __device__ void find_tokens(const SlotMap& slots, int64_t first, int count, bool
   __syncthreads();
 }
 
+// The scale is read before what a block waits for.
+template <class T, class C>
+__device__ float scale_of(const float* scale) {
+  return __is_same(T, C) ? 1.0f : *scale;
+}
 template <class C, class T, int N>
-__device__ Group<C, N> converted(const Group<T, N>& x, const float* scale) {
+__device__ Group<C, N> converted(const Group<T, N>& x, const Divider<T>& divide) {
   if constexpr (__is_same(T, C))
     return x;
   else
-    return convert<C>(x, Divider<T>(*scale));
+    return codes_of<C>(x, divide);
 }
 
 // Items of K: 4 groups of 8 tokens, then the next groups, then the next tokens.
 template <class T, class C, bool kAligned>
 __device__ void move_keys(const Call<T, C>& c, int64_t first, int64_t column, Tile& tile) {
   constexpr int N = kGroup<C>, kGroups = kColumns<C> / N, kUnroll = kMaxTile * kGroups / kThreads;
+  int64_t slot = slot_of(c.slots, first, c.tile);
   Group<T, N> x[kUnroll];
   auto token_of = [](int i) { return i % 32 / 4 + i / (8 * kGroups) * 8; };
   auto column_of = [&](int i) { return column + (i % 4 + i / 32 % (kGroups / 4) * 4) * N; };
@@ -107,7 +123,9 @@ __device__ void move_keys(const Call<T, C>& c, int64_t first, int64_t column, Ti
     auto [h, d] = c.size(at);
     x[u] = load<N, kAligned>(c.key + (first + t) * c.key_token + h * c.key_head + d);
   }
-  find_tokens<1>(c.slots, first, c.tile, !column, tile);
+  float scale = scale_of<T, C>(c.k_scale);
+  find_places(c.slots, slot, !column, tile);
+  Divider<T> divide(scale);
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     int i = int(threadIdx.x) + u * kThreads, t = token_of(i);
@@ -116,7 +134,7 @@ __device__ void move_keys(const Call<T, C>& c, int64_t first, int64_t column, Ti
     auto [h, d] = c.size(at);
     C* to =
         c.key_cache + tile.block[t] * c.k[0] + h * c.k[1] + d / N * c.k[2] + tile.at[t] * c.k[3];
-    auto y = converted<C>(x[u], c.k_scale);
+    auto y = converted<C>(x[u], divide);
     if (c.k_grouped) {
       store<true>(to, y);
     } else {
@@ -134,17 +152,14 @@ struct Turned {
   uint32_t word[kMaxTile * kPitch];
 };
 
-// Column j of the word's `kPer`, of kGroup<C> tokens: 16 bytes of the cache.
+// Column k of kGroup<C> tokens from t on: 16 bytes of the cache.
 template <class C>
-__device__ Group<C, kGroup<C>> column_group(const uint32_t (&words)[kGroup<C>], int j) {
+__device__ Group<C, kGroup<C>> column_group(const Turned<C>& turned, int t, int k) {
+  constexpr int kPitch = Turned<C>::kPitch * 4 / int(sizeof(C));
+  const C* from = reinterpret_cast<const C*>(turned.word) + t * kPitch + k;
   Group<C, kGroup<C>> y;
 #pragma unroll
-  for (int n = 0; n < kGroup<C>; ++n) {
-    if constexpr (sizeof(C) == 4)
-      y.set(n, __builtin_bit_cast(C, words[n]));
-    else
-      y.set(n, C{decltype(C::bits)(words[n] >> j * 8 * int(sizeof(C)))});
-  }
+  for (int n = 0; n < kGroup<C>; ++n) y.set(n, from[n * kPitch]);
   return y;
 }
 
@@ -152,6 +167,7 @@ template <class T, class C, bool kAligned>
 __device__ void load_values(const Call<T, C>& c, int64_t first, int64_t column, Turned<C>& turned) {
   constexpr int N = kGroup<T>, kGroups = kColumns<C> / N, kUnroll = 4;
   constexpr int kWords = N * int(sizeof(C)) / 4;  // of a group
+  float scale = scale_of<T, C>(c.v_scale);
   for (int base = 0; base < c.tile * kGroups; base += kThreads * kUnroll) {
     Group<T, N> x[kUnroll];
 #pragma unroll
@@ -162,12 +178,13 @@ __device__ void load_values(const Call<T, C>& c, int64_t first, int64_t column, 
       auto [h, d] = c.size(at);
       x[u] = load<N, kAligned>(c.value + (first + t) * c.value_token + h * c.value_head + d);
     }
+    Divider<T> divide(scale);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       int i = base + int(threadIdx.x) + u * kThreads, t = i / kGroups;
       if (t >= c.tile || first + t >= c.slots.tokens || column + i % kGroups * N >= c.columns)
         continue;
-      auto y = converted<C>(x[u], c.v_scale);
+      auto y = converted<C>(x[u], divide);
 #pragma unroll
       for (int w = 0; w < kWords; ++w)
         turned.word[t * Turned<C>::kPitch + i % kGroups * kWords + w] = y.word[w];
@@ -178,38 +195,31 @@ __device__ void load_values(const Call<T, C>& c, int64_t first, int64_t column, 
 template <class T, class C, bool kAligned>
 __device__ void move_values(const Call<T, C>& c, int64_t first, int64_t column, Tile& tile,
                             Turned<C>& turned) {
-  constexpr int G = kGroup<C>, kPer = 4 / int(sizeof(C)), kWords = Turned<C>::kWords;
+  constexpr int G = kGroup<C>, kAll = kColumns<C>;
+  int64_t slot = slot_of(c.slots, first, c.tile);
   load_values<T, C, kAligned>(c, first, column, turned);
+  find_places(c.slots, slot, false, tile);
   if (c.v_grouped)
-    find_tokens<G>(c.slots, first, c.tile, false, tile);
+    find_runs<G>(tile);
   else
-    find_tokens<1>(c.slots, first, c.tile, false, tile);
+    find_runs<1>(tile);
   int leads = int(__popc(tile.leads[0]) + __popc(tile.leads[1]));
   int singles = int(__popc(tile.singles[0]) + __popc(tile.singles[1]));
-  // Two neighbours of a block first: 32 bytes of the cache.
-  for (int i = int(threadIdx.x); i < (leads + 1) / 2 * 2 * kWords; i += kThreads) {
-    int n = i / (2 * kWords) * 2 + i % 2, w = i / 2 % kWords;
-    int64_t at = column + w * kPer;
-    if (n >= leads || at >= c.columns) continue;
+  // Two neighbours of a block first, then the next column: 512 bytes of the cache for a warp.
+  for (int i = int(threadIdx.x); i < (leads + 1) / 2 * 2 * kAll; i += kThreads) {
+    int n = i / (2 * kAll) * 2 + i % 2, k = i / 2 % kAll;
+    if (n >= leads || column + k >= c.columns) continue;
     int t = tile.lead[n];
-    uint32_t words[G];
-#pragma unroll
-    for (int e = 0; e < G; ++e) words[e] = turned.word[(t + e) * Turned<C>::kPitch + w];
-    auto [h, d] = c.size(at);
+    auto [h, d] = c.size(column + k);
     C* to = c.value_cache + tile.block[t] * c.v[0] + h * c.v[1] + d * c.v[2] + tile.at[t];
-#pragma unroll
-    for (int j = 0; j < kPer; ++j) store<true>(to + j * c.v[2], column_group<C>(words, j));
+    store<true>(to, column_group<C>(turned, t, k));
   }
-  for (int i = int(threadIdx.x); i < singles * kColumns<C>; i += kThreads) {
-    int t = tile.single[i / kColumns<C>], k = i % kColumns<C>;
+  for (int i = int(threadIdx.x); i < singles * kAll; i += kThreads) {
+    int t = tile.single[i / kAll], k = i % kAll;
     if (column + k >= c.columns) continue;
     auto [h, d] = c.size(column + k);
-    uint32_t word = turned.word[t * Turned<C>::kPitch + k / kPer];
     C* to = c.value_cache + tile.block[t] * c.v[0] + h * c.v[1] + d * c.v[2] + tile.at[t] * c.v[3];
-    if constexpr (sizeof(C) == 4)
-      *to = __builtin_bit_cast(C, word);
-    else
-      *to = C{decltype(C::bits)(word >> k % kPer * 8 * int(sizeof(C)))};
+    *to = reinterpret_cast<const C*>(turned.word)[t * (Turned<C>::kPitch * 4 / int(sizeof(C))) + k];
   }
 }
 

@@ -13,12 +13,14 @@ namespace {
 using namespace kvops::gpu;
 
 constexpr const char* kOp = "reshape_and_cache_flash";
-constexpr int kThreads = 256, kUnroll = 4, kMaxTile = 256;
+constexpr int kThreads = 256, kUnroll = 4;
 constexpr int64_t kEnough = 2;  // H200: fewer leave SMs idle, more look slots up too often
 
 struct Slots {
   SlotMap map;
-  int tile, lanes;  // tokens of a block; threads that share a token, a power of two
+  Splitter groups;  // of a head
+  int64_t items;    // groups of a token
+  int tile, shift;  // tokens of a block; log2 of the threads that share a token
 };
 
 // Strides in elements; of key and key_cache, or of value and value_cache.
@@ -36,52 +38,64 @@ struct Sides {
   Side<T, C> side[2];
 };
 
-// Block and place of the tokens of a tile; block -1: not to be written.
+// Where the tokens of a tile go: offsets in the cache, kNowhere: not to be written; places in
+// blocks.
+constexpr int64_t kNowhere = INT64_MIN;
 struct Places {
-  int64_t block[kMaxTile];
-  int64_t at[kMaxTile];
+  int64_t offset[kThreads], at[kThreads];
 };
 
-__device__ void find_places(const Slots& slots, Places& places) {
-  int64_t first = int64_t(blockIdx.x) * slots.tile;
-  for (int i = int(threadIdx.x); i < slots.tile; i += kThreads) {
-    Place place = {-1, 0};
-    if (first + i < slots.map.tokens)
-      place = slots.map.place(first + i, !(blockIdx.y | blockIdx.z));
-    places.block[i] = place.block, places.at[i] = place.at;
-  }
-  __syncthreads();
-}
-
-// Rows of one side on their way: group `item` of those of tokens sub, sub + subs, ... of the tile.
-// N: elements of a group, a divisor of size.
+// Rows of one side on their way: a group of those of tokens sub, sub + subs, ... of the tile. N:
+// elements of a group, a divisor of size.
 template <class T, class C, int N, bool kAligned>
 struct Rows {
   const Side<T, C>& side;
   const Slots& slots;
-  int sub, subs;
+  int sub, subs, count;  // tokens of the tile
+  int64_t item, step;
   int64_t h, j;  // head, first element
   Group<T, N> x[kUnroll];
 
-  __device__ void load_rows(int64_t item, int64_t groups) {
-    auto [head, group] = split(item, groups);
-    h = head, j = group * N;
-    int64_t first = int64_t(blockIdx.x) * slots.tile;
-    const T* src = side.src + first * side.token + h * side.head + j;
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      int i = sub + u * subs;
-      if (i < slots.tile && first + i < slots.map.tokens)
-        x[u] = load<N, kAligned>(src + i * side.token);
-    }
+  __device__ Rows(const Side<T, C>& s, const Slots& all) : side(s), slots(all) {
+    int lanes = 1 << slots.shift;
+    sub = int(threadIdx.x) >> slots.shift, subs = kThreads >> slots.shift;
+    int64_t rest = slots.map.tokens - int64_t(blockIdx.x) * slots.tile;
+    count = rest < slots.tile ? int(rest) : slots.tile;
+    item = (int64_t(blockIdx.y) << slots.shift) + (int(threadIdx.x) & (lanes - 1));
+    step = int64_t(gridDim.y) << slots.shift;
   }
-  // f(x, block, place) for the tokens that are to be written.
+  __device__ bool live() const { return item < slots.items; }
+  __device__ void load_rows() {
+    auto [head, group] = slots.groups(item);
+    h = head, j = group * N;
+    const T* src =
+        side.src + (int64_t(blockIdx.x) * slots.tile + sub) * side.token + h * side.head + j;
+    int64_t far = subs * side.token;
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u, src += far)
+      if (sub + u * subs < count) x[u] = load<N, kAligned>(src);
+  }
+  __device__ void find_places(Places& places) const {
+    int i = int(threadIdx.x);
+    if (i < slots.tile) {
+      Place place = {-1, 0};
+      if (i < count)
+        place = slots.map.place(int64_t(blockIdx.x) * slots.tile + i, !(blockIdx.y | blockIdx.z));
+      places.offset[i] =
+          place.block < 0 ? kNowhere : place.block * side.dst_block + place.at * side.dst_token;
+      places.at[i] = place.at;
+    }
+    __syncthreads();
+  }
+  // f(x, offset, i) for the tokens that are to be written.
   template <class F>
   __device__ void each(const Places& places, F&& f) const {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       int i = sub + u * subs;
-      if (i < slots.tile && places.block[i] >= 0) f(x[u], places.block[i], places.at[i]);
+      if (i >= count) continue;
+      int64_t offset = places.offset[i];
+      if (offset != kNowhere) f(x[u], offset, i);
     }
   }
 };
@@ -90,33 +104,28 @@ struct Rows {
 // tokens are read, too.
 template <class T, class C, int N>
 __global__ void __launch_bounds__(kThreads, 4)
-    plain_kernel(KVOPS_IN_PLACE Sides<T, C> sides, KVOPS_IN_PLACE Slots slots, int64_t heads,
-                 int64_t size) {
+    plain_kernel(KVOPS_IN_PLACE Sides<T, C> sides, KVOPS_IN_PLACE Slots slots) {
   __shared__ Places places;
-  int sub = int(threadIdx.x) / slots.lanes, subs = kThreads / slots.lanes;
   const auto& side = sides.side[blockIdx.z];
-  Rows<T, C, N, true> rows{side, slots, sub, subs, 0, 0, {}};
-  int64_t groups = size / N, items = heads * groups, step = int64_t(gridDim.y) * slots.lanes;
-  int64_t item = int64_t(blockIdx.y) * slots.lanes + int(threadIdx.x) % slots.lanes;
+  Rows<T, C, N, true> rows(side, slots);
   float scale = 1;
   auto load = [&] {
-    rows.load_rows(item, groups);
+    rows.load_rows();
     if constexpr (!__is_same(T, C)) scale = side.scale[rows.h * side.scale_step];
   };
-  if (item < items) load();
-  find_places(slots, places);
-  while (item < items) {
+  if (rows.live()) load();
+  rows.find_places(places);
+  while (rows.live()) {
     C* dst = side.dst + rows.h * side.dst_head + rows.j;
     Divider<T> divide(scale);
-    rows.each(places, [&](const Group<T, N>& x, int64_t block, int64_t at) {
-      C* to = dst + block * side.dst_block + at * side.dst_token;
+    rows.each(places, [&](const Group<T, N>& x, int64_t offset, int) {
       if constexpr (__is_same(T, C))
-        store<true>(to, x);
+        store<true>(dst + offset, x);
       else
-        store<true>(to, codes_of<C>(x, divide));
+        store<true>(dst + offset, codes_of<C>(x, divide));
     });
-    item += step;
-    if (item < items) load();
+    rows.item += rows.step;
+    if (rows.live()) load();
   }
 }
 
@@ -134,17 +143,18 @@ __global__ void __launch_bounds__(kThreads)
                  KVOPS_IN_PLACE Pages pages) {
   __shared__ Places places;
   const auto& side = sides.side[blockIdx.z];
-  const auto& page = pages.of[blockIdx.z];
-  int sub = int(threadIdx.x) / slots.lanes, subs = kThreads / slots.lanes;
-  Rows<T, uint8_t, 16, kAligned> rows{side, slots, sub, subs, 0, 0, {}};
-  int64_t items = page.heads * page.groups, step = int64_t(gridDim.y) * slots.lanes;
-  int64_t item = int64_t(blockIdx.y) * slots.lanes + int(threadIdx.x) % slots.lanes;
+  const Nvfp4Page page = pages.of[blockIdx.z];
+  Rows<T, uint8_t, 16, kAligned> rows(side, slots);
   float k_scale = *side.scale;
-  if (item < items) rows.load_rows(item, page.groups);
-  find_places(slots, places);
+  if (rows.live()) rows.load_rows();
+  rows.find_places(places);
   Nvfp4Scale scale(k_scale);
-  while (item < items) {
-    rows.each(places, [&](const Group<T, 16>& x, int64_t block, int64_t at) {
+  const int64_t codes_step = page.codes(1, 0, 0), scale_step = codes_step / 8;
+  while (rows.live()) {
+    const int64_t g = rows.j / 16;
+    uint8_t* codes_to = side.dst + page.codes(0, rows.h, g);
+    uint8_t* scale_to = side.dst + (page.transposed ? 0 : page.scale(0, rows.h, g));
+    rows.each(places, [&](const Group<T, 16>& x, int64_t offset, int i) {
       Nvfp4Group out;
       if constexpr (kFourOverSix) {
         float numbers[16];
@@ -154,27 +164,26 @@ __global__ void __launch_bounds__(kThreads)
       } else {
         out = nvfp4_group(x, scale);
       }
-      uint8_t* to = side.dst + block * side.dst_block;
+      const int64_t at = places.at[i];
       Group<Byte, 8> codes = {{out.codes[0], out.codes[1]}};
-      int64_t g = rows.j / 16;
-      store<kAligned>(reinterpret_cast<Byte*>(to + page.codes(at, rows.h, g)), codes);
-      to[page.scale(at, rows.h, g)] = out.scale.bits;
+      store<kAligned>(reinterpret_cast<Byte*>(codes_to + offset + at * codes_step), codes);
+      int64_t of_scale = page.transposed ? page.scale(at, rows.h, g) : at * scale_step;
+      scale_to[offset + of_scale] = out.scale.bits;
     });
-    item += step;
-    if (item < items) rows.load_rows(item, page.groups);
+    rows.item += rows.step;
+    if (rows.live()) rows.load_rows();
   }
 }
 
 constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 // As many tokens in a block as leave `kEnough` blocks for every SM.
-Grid tile_tokens(Slots& slots, int64_t items, const kvops_tensor& on) {
-  slots.lanes = 1;
-  while (slots.lanes < items && slots.lanes < kThreads) slots.lanes *= 2;
-  int64_t subs = kThreads / slots.lanes, columns = up(items, slots.lanes);
+Grid tile_tokens(Slots& slots, const kvops_tensor& on) {
+  while (1 << slots.shift < slots.items && 1 << slots.shift < kThreads) ++slots.shift;
+  int64_t subs = kThreads >> slots.shift, columns = up(slots.items, 1 << slots.shift);
   if (columns > 65535) columns = 65535;
   int64_t tile = subs, enough = kEnough * compute_units(on);
-  while (tile < subs * kUnroll && tile < kMaxTile &&
+  while (tile < subs * kUnroll && tile < kThreads &&
          up(slots.map.tokens, tile * 2) * columns * 2 >= enough)
     tile *= 2;
   slots.tile = int(tile);
@@ -195,8 +204,9 @@ Side<T, C> side_of(const kvops_tensor& src, const kvops_tensor& dst, const kvops
           scale.rank && scale.shape[0] > 1};
 }
 
-Slots slots_of(const kvops_reshape_and_cache_flash_args& a) {
-  return {slot_map(a.slot_mapping, a.key_cache.shape[0], a.key_cache.shape[1], a.faults), 0, 0};
+Slots slots_of(const kvops_reshape_and_cache_flash_args& a, int64_t heads, int64_t groups) {
+  return {slot_map(a.slot_mapping, a.key_cache.shape[0], a.key_cache.shape[1], a.faults),
+          Splitter(groups), heads * groups, 0, 0};
 }
 
 template <class T, class C>
@@ -205,28 +215,28 @@ kvops_status plain(const kvops_reshape_and_cache_flash_args& a) {
   int64_t heads = a.key.shape[1], size = a.key.shape[2];
   Sides<T, C> sides = {{side_of<T, C>(a.key, a.key_cache, a.k_scale),
                         side_of<T, C>(a.value, a.value_cache, a.v_scale)}};
-  auto slots = slots_of(a);
   bool aligned = size % N == 0 && rows_aligned(a.key, sizeof(T), 16) &&
                  rows_aligned(a.value, sizeof(T), 16) &&
                  rows_aligned(a.key_cache, sizeof(C), N * sizeof(C)) &&
                  rows_aligned(a.value_cache, sizeof(C), N * sizeof(C));
-  auto grid = tile_tokens(slots, heads * size / (aligned ? N : 1), a.key_cache);
-  if (aligned)
-    return launch(kOp, plain_kernel<T, C, N>, grid, a.key_cache, sides, slots, heads, size);
-  return launch(kOp, plain_kernel<T, C, 1>, grid, a.key_cache, sides, slots, heads, size);
+  auto slots = slots_of(a, heads, size / (aligned ? N : 1));
+  auto grid = tile_tokens(slots, a.key_cache);
+  return aligned ? launch(kOp, plain_kernel<T, C, N>, grid, a.key_cache, sides, slots)
+                 : launch(kOp, plain_kernel<T, C, 1>, grid, a.key_cache, sides, slots);
 }
 
 template <class T>
 kvops_status nvfp4(const kvops_reshape_and_cache_flash_args& a) {
   Sides<T, uint8_t> sides = {{side_of<T, uint8_t>(a.key, a.key_cache, a.k_scale),
                               side_of<T, uint8_t>(a.value, a.value_cache, a.v_scale)}};
-  auto slots = slots_of(a);
+  for (auto& side : sides.side) side.dst_token = 0;  // pages have an order of their own
   bool transposed = a.v_scale_layout == KVOPS_V_SCALE_TRANSPOSED;  // scales of V only
   Pages pages = {{nvfp4_page(a.key_cache, false), nvfp4_page(a.value_cache, transposed)}};
   bool aligned = rows_aligned(a.key, sizeof(T), 16) && rows_aligned(a.value, sizeof(T), 16);
   for (auto* cache : {&a.key_cache, &a.value_cache})
     aligned = aligned && is_multiple(cache->data, 8) && cache->stride[0] % 8 == 0;
-  auto grid = tile_tokens(slots, pages.of[0].heads * pages.of[0].groups, a.key_cache);
+  auto slots = slots_of(a, pages.of[0].heads, pages.of[0].groups);
+  auto grid = tile_tokens(slots, a.key_cache);
   auto start = [&]<bool kFourOverSix>() {
     auto kernel =
         aligned ? nvfp4_kernel<T, true, kFourOverSix> : nvfp4_kernel<T, false, kFourOverSix>;
