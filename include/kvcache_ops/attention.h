@@ -68,11 +68,14 @@ typedef struct kvops_paged_attention_v1_args {
 //   o = 1 + (step >= 0 ? (tp_rank * heads + h) * step : (tp_rank * kv_heads + g) * -step)
 //
 // No block left: zeros. Without batch_invariant the way a sequence is split, and so its last bits,
-// may depend on the other sequences of the call. On the CPU bits never depend on the batch, on
-// threads or on the workspace, without which one sequence and kv head is the work of one thread.
+// may depend on the other sequences of the call and on whether there is a workspace; with it, on
+// neither. On the CPU bits never depend on the batch, on threads or on the workspace. Without a
+// workspace one sequence and kv head is the work of one thread, on a GPU of one thread block. What
+// the workspace holds before a call does not matter; calls that may overlap need one each.
 KVOPS_API kvops_status kvops_paged_attention_v1(const kvops_paged_attention_v1_args* args);
 
-// Bytes of workspace: depends on shapes and max_seq_len only, not on any tensor's contents.
+// Bytes of workspace: depends on shapes, max_seq_len, batch_invariant and the device only, not on
+// any tensor's contents.
 KVOPS_API kvops_status kvops_paged_attention_v1_workspace(const kvops_paged_attention_v1_args* args,
                                                           int64_t* bytes);
 

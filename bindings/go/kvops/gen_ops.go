@@ -756,8 +756,10 @@ type PagedAttentionV1Args struct {
 //	o = 1 + (step >= 0 ? (tp_rank * heads + h) * step : (tp_rank * kv_heads + g) * -step)
 //
 // No block left: zeros. Without batch_invariant the way a sequence is split, and so its last bits,
-// may depend on the other sequences of the call. On the CPU bits never depend on the batch, on
-// threads or on the workspace, without which one sequence and kv head is the work of one thread.
+// may depend on the other sequences of the call and on whether there is a workspace; with it, on
+// neither. On the CPU bits never depend on the batch, on threads or on the workspace. Without a
+// workspace one sequence and kv head is the work of one thread, on a GPU of one thread block. What
+// the workspace holds before a call does not matter; calls that may overlap need one each.
 func PagedAttentionV1(a *PagedAttentionV1Args) error {
 	c := *a
 	c.structSize = unsafe.Sizeof(c)

@@ -1162,8 +1162,10 @@ extern "C" {
     ///   o = 1 + (step >= 0 ? (tp_rank * heads + h) * step : (tp_rank * kv_heads + g) * -step)
     ///
     /// No block left: zeros. Without batch_invariant the way a sequence is split, and so its last bits,
-    /// may depend on the other sequences of the call. On the CPU bits never depend on the batch, on
-    /// threads or on the workspace, without which one sequence and kv head is the work of one thread.
+    /// may depend on the other sequences of the call and on whether there is a workspace; with it, on
+    /// neither. On the CPU bits never depend on the batch, on threads or on the workspace. Without a
+    /// workspace one sequence and kv head is the work of one thread, on a GPU of one thread block. What
+    /// the workspace holds before a call does not matter; calls that may overlap need one each.
     /// ```
     pub fn kvops_paged_attention_v1(args: *const kvops_paged_attention_v1_args) -> kvops_status;
     pub fn kvops_paged_attention_v1_workspace(args: *const kvops_paged_attention_v1_args, bytes: *mut i64) -> kvops_status;
