@@ -1,6 +1,6 @@
-// The second yardstick of `kvops bench`, for what multiplies matrices: oneDNN, called directly as its
-// documentation says, with the layout of the weight that it likes best for this number of rows and
-// memory objects that stay. The same library file as kvops uses, on as many threads.
+// The second yardstick of `kvops bench`, for what multiplies matrices: oneDNN, called directly as
+// its documentation says, with the layout of the weight that it likes best for this number of rows
+// and memory objects that stay. The same library file as kvops uses, on as many threads.
 //
 //   onednn_mm, onednn_scaled_mm          the same product, without bias, scales and zero points
 //   cpu_attention_with_kv_cache, bf16    a bf16 product of 512 rows with a weight of 4096 x 4096,

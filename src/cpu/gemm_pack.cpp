@@ -1,6 +1,6 @@
 // Packing of weights for matrix products: columns of any strides -> panels (cpu/gemm_kernels.h). A
 // panel is made whole by one thread. Columns of adjacent k, as linear layers have them, are
-// transposed in registers.
+// transposed in registers, rows of adjacent columns interleaved.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/gemm_pack.cpp"
 #include "hwy/foreach_target.h"
@@ -70,6 +70,40 @@ int64_t pack_columns(const U* from, int64_t stride, int64_t units, U* to) {
   return done;
 }
 
+// Rows of adjacent columns: words of `per` elements of one column, one of each of as many rows.
+// Returns how many steps are packed. The rows of a panel lie in pages of their own, which nothing
+// but we asks for in time.
+template <int per, class E>
+int64_t pack_rows(const E* from, int64_t stride, int64_t steps, E* to) {
+  using Word = hwy::UnsignedFromSize<per * sizeof(E)>;
+  constexpr int64_t kAhead = 16;  // rows; of 4 to 64, the least time on a Zen 5
+  const hn::CappedTag<Word, kGemmPanel> d;
+  const hn::Rebind<E, decltype(d)> of_row;
+  const auto lanes = int64_t(hn::Lanes(d));
+  const auto load_words = [&](const E* p) HWY_ATTR {
+    if constexpr (per == 1)
+      return hn::LoadU(d, p);
+    else
+      return hn::PromoteTo(d, hn::LoadU(of_row, p));
+  };
+  for (int64_t s = 0; s < steps; ++s, from += per * stride, to += per * kGemmPanel) {
+    for (int64_t line = 0; line < kGemmPanel * int64_t(sizeof(E)); line += 64)
+      for (int64_t e = 0; e < per; ++e)
+        prefetch(from, (kAhead + e) * stride * int64_t(sizeof(E)) + line);
+    for (int64_t c = 0; c < kGemmPanel; c += lanes) {
+      auto words = load_words(from + c);
+      if constexpr (per >= 2)
+        words = hn::Or(words, hn::ShiftLeft<8 * sizeof(E)>(load_words(from + stride + c)));
+      if constexpr (per == 4) {
+        words = hn::Or(words, hn::ShiftLeft<16>(load_words(from + 2 * stride + c)));
+        words = hn::Or(words, hn::ShiftLeft<24>(load_words(from + 3 * stride + c)));
+      }
+      hn::StoreU(words, d, reinterpret_cast<Word*>(to + per * c));
+    }
+  }
+  return steps;
+}
+
 template <class E>
 void pack_panel(int64_t per, int64_t steps, const GemmWeight& w, E* panel) {
   const auto* weight = static_cast<const E*>(w.weight);
@@ -82,6 +116,13 @@ void pack_panel(int64_t per, int64_t steps, const GemmWeight& w, E* panel) {
     else
       s = pack_columns(reinterpret_cast<const U*>(weight), w.n_stride, w.k,
                        reinterpret_cast<U*>(panel));
+  }
+  if (w.n_stride == 1 && w.cols == kGemmPanel) {
+    if (per == 1) s = pack_rows<1>(weight, w.k_stride, w.k, panel);
+    if constexpr (sizeof(E) == 2)
+      if (per == 2) s = pack_rows<2>(weight, w.k_stride, w.k / 2, panel);
+    if constexpr (sizeof(E) == 1)
+      if (per == 4) s = pack_rows<4>(weight, w.k_stride, w.k / 4, panel);
   }
   for (; s < steps; ++s)
     for (int64_t c = 0; c < kGemmPanel; ++c)

@@ -2,6 +2,7 @@
 #include "cpu/matmul.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include <cstring>
 
@@ -58,6 +59,15 @@ kvops_status fail_handle(const char* op, int64_t handle) {
 
 MatmulWeight::MatmulWeight() = default;
 MatmulWeight::~MatmulWeight() = default;
+
+AlignedBytes::AlignedBytes(size_t bytes) {
+  constexpr size_t kHuge = size_t{2} << 20;
+  const size_t unit = bytes >= 2 * kHuge ? kHuge : size_t{kGemmAlignment};
+  const size_t whole = (bytes + unit - 1) & ~(unit - 1);
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(unit, whole)));
+  if (!data_) throw std::bad_alloc();
+  if (unit == kHuge) madvise(data_.get(), whole, MADV_HUGEPAGE);  // a wish: it may fail
+}
 
 AlignedBytes dense_copy(const kvops_tensor& matrix) {
   const int64_t size = dtype(matrix.dtype).size, rows = matrix.shape[0], columns = matrix.shape[1];

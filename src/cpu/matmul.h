@@ -22,11 +22,9 @@ extern std::mutex matmul_mutex;
 class AlignedBytes {
  public:
   AlignedBytes() = default;
-  explicit AlignedBytes(size_t bytes)
-      : data_(static_cast<std::byte*>(std::aligned_alloc(
-            kGemmAlignment, (bytes + kGemmAlignment - 1) & size_t(-kGemmAlignment)))) {
-    if (!data_) throw std::bad_alloc();
-  }
+  // Large ones in huge pages where the system has some: half of packing is the kernel's work for
+  // small ones, and products look fewer of them up.
+  explicit AlignedBytes(size_t bytes);
   std::byte* get() const { return data_.get(); }
 
  private:
