@@ -17,8 +17,8 @@ using namespace kvops::gpu;
 using Args = kvops_concat_and_cache_mla_rope_fused_args;
 
 constexpr const char* kOp = "concat_and_cache_mla_rope_fused";
-// Heads, groups of a latent, rows of FP8_DS_MLA: of a thread, at most.
-constexpr int kThreads = 256, kGroups = 4, kRows = 2;
+// Groups of a latent, heads: of a thread, at most.
+constexpr int kThreads = 256, kGroups = 4;
 template <bool kNeox, int N>
 constexpr int kHeads = N == 1  ? 1
                        : kNeox ? 2
@@ -47,7 +47,7 @@ struct Fused {
   bool pow2;
   // Groups of half a row of rope; threads along heads, along a latent.
   Splitter groups, spread, latents;
-  int64_t latent_groups, ds_rows;  // of a latent; rows that are a thread's first
+  int64_t latent_groups;
   int64_t query_blocks, key_blocks;
   bool latent_counts;  // bad indices; else who has the first group of k_pe
 };
@@ -102,6 +102,7 @@ __device__ void turn_queries(const Fused<T>& how, int64_t thread) {
   auto [rest, group] = how.groups(thread);
   auto [row, first] = how.spread(rest);
   if (row >= how.rows) return;
+  int64_t position = position_of(how, row, false);
   typename S::Pairs pairs[kUnroll];
   T* head[kUnroll];
 #pragma unroll
@@ -112,7 +113,6 @@ __device__ void turn_queries(const Fused<T>& how, int64_t thread) {
     head[i] = how.query + row * how.query_row + h * how.query_head + S::at(how, group);
     pairs[i].read(head[i], S::second(how));
   }
-  int64_t position = position_of(how, row, false);
   if (position < 0) return;
   auto angles = S::angles(how, position, group);
 #pragma unroll
@@ -211,31 +211,23 @@ __device__ void store_latents(const Fused<T>& how, int64_t thread) {
   }
 }
 
-// Eight elements of up to kRows rows, of which 64 threads share each.
 template <class F8, class T, bool kAligned>
 __device__ void store_ds_latents(const Fused<T>& how, int64_t thread) {
-  auto [first, lane] = how.latents(thread);
-  Group<T, 8> x[kRows];
-  char* to[kRows];
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    int64_t row = first + i * how.ds_rows;
-    x[i] = {}, to[i] = nullptr;
-    if (first >= how.ds_rows || row >= how.rows) continue;
-    x[i] = load<8, kAligned>(how.latent + row * how.latent_row + lane * 8);
-    to[i] = entry_of(how, row, !lane);
-    if (position_of(how, row, !lane) < 0) to[i] = nullptr;
+  auto [row, lane] = how.latents(thread);
+  Group<T, 16> x = {};
+  char* to = nullptr;
+  if (row < how.rows) {
+    x = load<16, kAligned>(how.latent + row * how.latent_row + lane * 16);
+    to = entry_of(how, row, !lane);
+    if (position_of(how, row, !lane) < 0) to = nullptr;
   }
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    Fp8DsPart<F8, T> part(x[i], how.pow2);
-    if (!to[i]) continue;
-    auto* entry = reinterpret_cast<uint8_t*>(to[i]);
-    if (reinterpret_cast<uintptr_t>(entry) % 8)
-      part.template put<false>(entry, int(lane));
-    else
-      part.template put<true>(entry, int(lane));
-  }
+  Fp8DsPart<F8, T> part(x, how.pow2);
+  if (!to) return;
+  auto* entry = reinterpret_cast<uint8_t*>(to);
+  if (reinterpret_cast<uintptr_t>(entry) % 8)
+    part.template put<false>(entry, int(lane));
+  else
+    part.template put<true>(entry, int(lane));
 }
 
 template <class T, bool kNeox, int N>
@@ -312,8 +304,7 @@ Fused<T> fused_of(const Args& a, int64_t pairs, int64_t elements) {
           .groups = at_least_1(half / pairs),
           .spread = Splitter(1),
           .latents = Splitter(1),
-          .latent_groups = ds ? kLatent / 8 : latent.shape[1] / elements,
-          .ds_rows = key.shape[0],
+          .latent_groups = ds ? kFp8DsLanes : latent.shape[1] / elements,
           .query_blocks = 0,
           .key_blocks = 0,
           .latent_counts = latent.shape[1] > 0};
@@ -324,20 +315,22 @@ kvops_status run(const Args& a) {
   int64_t pairs = kNeox || N == 1 ? N : N / 2;
   Fused<T> how = fused_of<T>(a, pairs, N);
   int64_t key = how.half ? how.rows * how.groups.d : 0, query = key * how.heads;
-  // H200, as rotary_embedding: several heads of a thread once that leaves every SM eight blocks.
+  // H200: more heads and groups of a thread once an SM has two blocks of them. A second wave of
+  // blocks waits for positions and angles again.
   int64_t units = compute_units(a.kv_c);
-  int64_t most = kHeads<kNeox, N>, unroll = query >= 8 * most * kThreads * units ? most : 1;
+  auto share = [&](int64_t items, int64_t most) {
+    int64_t each = 1;
+    while (each < most && items > each * 2 * kThreads * units) each *= 2;
+    return each;
+  };
+  int64_t unroll = share(query, kHeads<kNeox, N>);
   how.spread = Splitter(how.heads > 0 ? (how.heads + unroll - 1) / unroll : 1);
   query = how.heads ? key * how.spread.d : 0;
-  int64_t latent = how.rows * how.latent_groups, each = kGroups;
-  while (each > 1 && latent < each * 512 * units) each /= 2;
-  int64_t along = how.latent_groups;
-  if (how.store >= Store::ds)
-    how.ds_rows = each > 1 ? (how.rows + kRows - 1) / kRows : how.rows;
-  else if (along)
-    along = (along + each - 1) / each;
-  how.latents = Splitter(along ? along : 1);
-  latent = (how.store >= Store::ds ? how.ds_rows : how.rows) * along;
+  int64_t latent = how.rows * how.latent_groups;
+  int64_t each = how.store >= Store::ds ? 1 : share(latent, kGroups);
+  int64_t along = (how.latent_groups + each - 1) / each;
+  how.latents = Splitter(along > 0 ? along : 1);
+  latent = how.rows * along;
   int threads = query + latent < 512 * units ? 128 : kThreads;
   auto blocks = [&](int64_t items) { return (items + threads - 1) / threads; };
   how.query_blocks = blocks(query), how.key_blocks = blocks(key);

@@ -9,8 +9,8 @@
 //                                        thread looks at its address before a wide store
 //
 //   plain         [latent | rope], copied or quantised: a thread has groups of 16 bytes of a token
-//   FP8_DS_MLA    512 e4m3 | 4 f32 scales, one per 128 elements | 64 16-bit rope elements: 64
-//                 threads a token, 16 of which share a scale
+//   FP8_DS_MLA    512 e4m3 | 4 f32 scales, one per 128 elements | 64 16-bit rope elements: 32
+//                 threads a token, eight of which share a scale
 //   NVFP4_DS_MLA  512 e2m1 | 64 e4m3 rope elements | 32 e4m3 scales: a thread has 16 elements
 //
 // Scales by core/numeric.h: the same bytes on every back end.
@@ -106,59 +106,59 @@ __device__ inline float most_of(float x, int lanes) {
   return x;
 }
 
-// Eight elements of the latent part of an FP8_DS_MLA entry, by lane 0 to 63 of a token: the 16 that
+// 16 elements of the latent part of an FP8_DS_MLA entry, by lane 0 to 31 of a token: the eight that
 // share a scale call this together, with or without an entry.
+inline constexpr int kFp8DsLanes = kLatent / 16, kFp8DsRope = 528;  // where the rope part begins
+
 template <class F8, class T>
 struct Fp8DsPart {
-  Group<F8, 8> codes;
+  Group<F8, 16> codes;
   float scale;
 
-  __device__ Fp8DsPart(const Group<T, 8>& x, bool pow2)
-      : scale(ds_mla_scale(most_of(magnitude_of(x), 16), Fp8Traits<F8>::kFnuz, pow2)) {
+  __device__ Fp8DsPart(const Group<T, 16>& x, bool pow2)
+      : scale(ds_mla_scale(most_of(magnitude_of(x), 8), Fp8Traits<F8>::kFnuz, pow2)) {
     codes = convert<F8>(x, Divider<T>(scale));
   }
   template <bool kAligned>
-  __device__ void put(uint8_t* to, int lane) const {
-    put_bytes<kAligned>(to + lane * 8, Group<Byte, 8>{{codes.word[0], codes.word[1]}});
-    if (lane % 16 == 0)
-      put_bytes<kAligned>(to + kLatent + lane / 4, Group<Byte, 4>{{float_bits(scale)}});
+  __device__ void put(uint8_t* entry, int lane) const {
+    uint8_t* to = entry + lane * 16;
+    auto& word = codes.word;
+    if (kAligned && reinterpret_cast<uintptr_t>(entry) % 16 == 0) {
+      store<true>(reinterpret_cast<Byte*>(to),
+                  Group<Byte, 16>{{word[0], word[1], word[2], word[3]}});
+    } else {
+      put_bytes<kAligned>(to, Group<Byte, 8>{{word[0], word[1]}});
+      put_bytes<kAligned>(to + 8, Group<Byte, 8>{{word[2], word[3]}});
+    }
+    if (lane % 8 == 0)
+      put_bytes<kAligned>(entry + kLatent + lane / 2, Group<Byte, 4>{{float_bits(scale)}});
   }
 };
-inline constexpr int kFp8DsRope = 528;  // where the rope part begins
 
-template <class F8, class T, bool kAligned, int kUnroll, class Tokens>
+template <class F8, class T, bool kAligned, class Tokens>
 __global__ void __launch_bounds__(kEntryThreads)
     fp8_ds_entry_kernel(KVOPS_IN_PLACE Tokens tokens, bool pow2) {
-  constexpr int kLanes = kLatent / 8, kPerBlock = kEntryThreads / kLanes;
-  int lane = int(threadIdx.x) % kLanes;
-  int64_t first = int64_t(blockIdx.x) * (kPerBlock * kUnroll) + int(threadIdx.x) / kLanes;
-  Group<T, 8> x[kUnroll];
-  T rope[kUnroll];
-  uint8_t* to[kUnroll];
-#pragma unroll
-  for (int i = 0; i < kUnroll; ++i) {
-    int64_t t = first + i * kPerBlock;
-    to[i] = nullptr;
-    x[i] = {};
-    if (t >= tokens.tokens) continue;
+  int lane = int(threadIdx.x) % kFp8DsLanes;
+  int64_t t = int64_t(blockIdx.x) * (kEntryThreads / kFp8DsLanes) + int(threadIdx.x) / kFp8DsLanes;
+  Group<T, 16> x = {};
+  Group<T, 2> rope = {};
+  uint8_t* to = nullptr;
+  if (t < tokens.tokens) {
     Source<T> from = tokens.source(t);
-    x[i] = load<8, kAligned>(from.latent + lane * 8);
-    rope[i] = from.rope[lane];
-    to[i] = tokens.entry(t, !lane);
+    x = load<16, kAligned>(from.latent + lane * 16);
+    rope = load<2, kAligned>(from.rope + lane * 2);
+    to = tokens.entry(t, !lane);
   }
-#pragma unroll
-  for (int i = 0; i < kUnroll; ++i) {
-    Fp8DsPart<F8, T> part(x[i], pow2);
-    if (!to[i]) continue;
-    auto put = [&]<bool kWide>() {
-      part.template put<kWide>(to[i], lane);
-      put_bytes<kWide>(to[i] + kFp8DsRope + 2 * lane, Group<Byte, 2>{{rope[i].bits}});
-    };
-    if (Tokens::kKnown || reinterpret_cast<uintptr_t>(to[i]) % 8 == 0)
-      put.template operator()<kAligned>();
-    else
-      put.template operator()<false>();
-  }
+  Fp8DsPart<F8, T> part(x, pow2);
+  if (!to) return;
+  auto put = [&]<bool kWide>() {
+    part.template put<kWide>(to, lane);
+    put_bytes<kWide>(to + kFp8DsRope + 4 * lane, Group<Byte, 4>{{rope.word[0]}});
+  };
+  if (Tokens::kKnown || reinterpret_cast<uintptr_t>(to) % 8 == 0)
+    put.template operator()<kAligned>();
+  else
+    put.template operator()<false>();
 }
 
 template <bool kAligned, class Tokens>
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kEntryThreads)
   Group<Byte, 8> codes = {{0, 0}};
 #pragma unroll
   for (int i = 0; i < 16; ++i)
-    codes.word[i / 8] |= uint32_t{encode_e2m1(mul_rn(x.number(i), factor))} << i % 8 * 4;
+    codes.word[i / 8] |= quick_e2m1(mul_rn(x.number(i), factor)) << i % 8 * 4;
   put_bytes<kAligned>(to + g * 8, codes);
   to[320 + 8 * (g % 4) + g / 4] = scale.bits;
   Group<Byte, 2> pair = {{encode_pair<f8_e4m3>(rope.number(0), rope.number(1))}};
@@ -221,15 +221,12 @@ kvops_status write_plain(const char* op, const Tokens& tokens, const EntryLayout
 template <class F8, class T, class Tokens>
 kvops_status write_fp8_ds(const char* op, const Tokens& tokens, const EntryLayout& layout,
                           bool pow2, const kvops_tensor& on) {
-  constexpr int64_t kPerBlock = 4;
-  auto start = [&]<bool kAligned, int kUnroll>() {
-    Grid grid = {.x = (tokens.tokens + kPerBlock * kUnroll - 1) / (kPerBlock * kUnroll)};
-    return launch(op, gpu::fp8_ds_entry_kernel<F8, T, kAligned, kUnroll, Tokens>, grid, on, tokens,
-                  pow2);
-  };
-  if (!layout.sources || layout.entries < 8) return start.template operator()<false, 1>();
-  return tokens.tokens < 8 * kPerBlock * compute_units(on) ? start.template operator()<true, 1>()
-                                                           : start.template operator()<true, 2>();
+  constexpr int64_t kPerBlock = gpu::kEntryThreads / gpu::kFp8DsLanes;
+  Grid grid = {.x = (tokens.tokens + kPerBlock - 1) / kPerBlock};
+  bool aligned = layout.sources && layout.entries >= 8;
+  return aligned
+             ? launch(op, gpu::fp8_ds_entry_kernel<F8, T, true, Tokens>, grid, on, tokens, pow2)
+             : launch(op, gpu::fp8_ds_entry_kernel<F8, T, false, Tokens>, grid, on, tokens, pow2);
 }
 
 template <class Tokens>

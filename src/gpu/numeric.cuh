@@ -185,6 +185,16 @@ __device__ inline Two decode_pair<f8_e4m3>(uint32_t codes) {
 }
 #endif
 
+// The code of encode_e2m1(). Steps are half of the power of two below, at least of 1:
+// the sum with a number in whose last place that is the unit rounds and counts them.
+__device__ inline uint32_t quick_e2m1(float y) {
+  float m = fminf(magnitude(y), 6.0f);
+  uint32_t power = max(float_bits(m) & 0x7F800000u, 0x3F800000u), unit = power + (22u << 23);
+  uint32_t steps = float_bits(add_rn(m, bits_float(unit))) - unit;
+  uint32_t code = (steps + ((power - 0x3F800000u) >> 22)) | (float_bits(y) >> 28 & 8u);
+  return y == y ? code : 7;
+}
+
 // x / d for d >= 1, rounded as IEEE says. Quick: as long as `usual` stays true; else all is to be
 // done again with Exact. The compiler's division goes a long way round for each zero and each small
 // x, which real activations are full of. For x of type T one correction is enough where T has up to
@@ -238,14 +248,16 @@ __device__ inline float max_keep_nan(float x, float limit) {
 // same sign that has the same code: zero or the largest. A correction of x * RN(1 / scale) by its
 // exact remainder gives the rounded quotient for every x of at most 13 bits and every scale
 // (tests/ops/division.cpp); longer x take a second one (Markstein). Remainders are exact as long as
-// they are not subnormal, hence the range of scales; for others `divides` is set.
+// they are not subnormal, hence the range of scales; for others `divides` is set. By powers of two,
+// as most scales are, the product is the quotient: `exact`.
 template <class T>
 struct Divider {
   float scale, inverse;
-  bool divides;
+  bool divides, exact;
 
   __device__ explicit Divider(float s) : scale(s), inverse(div_rn(1, s)) {
     divides = !(s >= 0x1p-60f && s <= 0x1p60f);
+    exact = !divides && !(float_bits(s) & 0x007FFFFFu);
   }
   __device__ float quick(float x) const {
     float rough = mul_rn(x, inverse), m = magnitude(rough);

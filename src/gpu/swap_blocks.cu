@@ -14,48 +14,24 @@ using Args = kvops_swap_blocks_args;
 
 bool on_cpu(const kvops_tensor& t) { return t.device.type == KVOPS_CPU; }
 
-// The blocks that a stretch has read or written: a table with open addressing, whose entries are
-// forgotten by counting rounds.
+// A set of blocks, by their last 20 bits: two that agree in these are taken for one, and a stretch
+// ends early.
 class Blocks {
  public:
-  void clear() {
-    round_ += 2;
-    if (!round_) std::fill(slots_.begin(), slots_.end(), Slot{}), round_ = 2;
-  }
-  // False, where the block has been written.
-  bool read(int64_t block) {
-    auto& s = slot(block);
-    if (s.stamp == (round_ | 1)) return false;
-    s = {block, round_};
-    return true;
-  }
-  // False, where it has been read or written.
-  bool write(int64_t block) {
-    auto& s = slot(block);
-    if ((s.stamp & ~1u) == round_) return false;
-    s = {block, round_ | 1};
-    return true;
-  }
+  bool has(int64_t block) const { return words_[index(block)] >> (block & 63) & 1; }
+  void add(int64_t block) { words_[index(block)] |= uint64_t(1) << (block & 63); }
+  void remove(int64_t block) { words_[index(block)] = 0; }
 
  private:
-  static constexpr size_t kSlots = 4096;  // two of a pair, of at most 1500
-  struct Slot {
-    int64_t block = 0;
-    uint32_t stamp = 0;  // the round, and 1 if written
-  };
-  Slot& slot(int64_t block) {
-    auto i = size_t(uint64_t(block) * 0x9E3779B97F4A7C15u >> 52);
-    while ((slots_[i].stamp & ~1u) == round_ && slots_[i].block != block) i = (i + 1) % kSlots;
-    return slots_[i];
-  }
-  std::vector<Slot> slots_ = std::vector<Slot>(kSlots);
-  uint32_t round_ = 0;
+  static size_t index(int64_t block) { return size_t(block >> 6 & 0x3FFF); }
+  std::vector<uint64_t> words_ = std::vector<uint64_t>(0x4000);
 };
 
 // Cuts the pairs into stretches.
 class Stretches {
  public:
-  explicit Stretches(const Args& a) : args_(a), blocks_(scratch()) {
+  explicit Stretches(const Args& a) : args_(a), sets_(scratch()) {
+    other_ = a.block_mapping.stride[1];
     auto *src = static_cast<const char*>(a.src.data), *dst = static_cast<const char*>(a.dst.data);
     apart_ = on_cpu(a.src) != on_cpu(a.dst) || src >= dst + bytes_above(a.dst) ||
              dst >= src + bytes_above(a.src);
@@ -67,18 +43,23 @@ class Stretches {
   int64_t end(int64_t first, int64_t most) {
     int64_t n = args_.block_mapping.shape[0], last = first;
     if (!apart_ && !same_grid_) return first + 1;
-    blocks_.clear();
     while (last < n && last - first < kRun && (last - first < most || continues(last)) &&
-           enter(last))
+           enter(pair(last)[0] + shift_, pair(last)[other_]))
       ++last;
+    for (int64_t i = first; i < last; ++i) {
+      sets_.written.remove(pair(i)[other_]);
+      if (!apart_) sets_.read.remove(pair(i)[0] + shift_);
+    }
     return last;
   }
 
  private:
-  static constexpr int64_t kRun = 1500;
-
-  static Blocks& scratch() {
-    static thread_local Blocks all;
+  static constexpr int64_t kRun = 10'000;
+  struct Sets {  // empty between two stretches
+    Blocks read, written;
+  };
+  static Sets& scratch() {
+    static thread_local Sets all;
     return all;
   }
 
@@ -87,18 +68,23 @@ class Stretches {
     return static_cast<const int64_t*>(m.data) + i * m.stride[0];
   }
   bool continues(int64_t i) const {
-    auto other = args_.block_mapping.stride[1];
-    return pair(i)[0] == pair(i - 1)[0] + 1 && pair(i)[other] == pair(i - 1)[other] + 1;
+    return pair(i)[0] == pair(i - 1)[0] + 1 && pair(i)[other_] == pair(i - 1)[other_] + 1;
   }
   // Blocks are counted on the grid of dst.
-  bool enter(int64_t i) {
-    int64_t from = pair(i)[0] + shift_, to = pair(i)[args_.block_mapping.stride[1]];
-    if (apart_) return blocks_.write(to);
-    return from == to || (blocks_.read(from) && blocks_.write(to));
+  bool enter(int64_t from, int64_t to) {
+    if (!apart_ && from == to) return true;
+    if (sets_.written.has(to)) return false;
+    if (!apart_) {
+      if (sets_.written.has(from) || sets_.read.has(to)) return false;
+      sets_.read.add(from);
+    }
+    sets_.written.add(to);
+    return true;
   }
 
   const Args& args_;
-  Blocks& blocks_;
+  Sets& sets_;
+  int64_t other_;  // from the first number of a pair to the second one
   bool apart_, same_grid_;
   int64_t shift_;
 };

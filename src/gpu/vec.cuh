@@ -116,6 +116,24 @@ __device__ inline void set_pair(Group<T, N>& g, int i, float x, float y) {
   }
 }
 
+// fp8 codes of the quotients of an even number of elements.
+template <class C, class T, int N, class Quotient>
+__device__ inline Group<C, N> codes_of(const Group<T, N>& x, const Quotient& quotient) {
+  Group<C, N> y;
+  QuickCodes<C> quick;
+#pragma unroll
+  for (int i = 0; i < N; i += 2) {
+    uint32_t pair = quick.pair(quotient(x.number(i)), quotient(x.number(i + 1)));
+    y.word[i / 4] = i % 4 ? y.word[i / 4] | pair << 16 : pair;
+  }
+#pragma unroll
+  for (auto& word : y.word) word = quick.codes(word);
+  if (quick.usual) return y;
+#pragma unroll
+  for (int i = 0; i < N; i += 2) set_pair(y, i, quotient(x.number(i)), quotient(x.number(i + 1)));
+  return y;
+}
+
 // fp8 codes of x / scale.
 template <class C, class T, int N>
 __device__ inline Group<C, N> convert(const Group<T, N>& x, const Divider<T>& divide) {
@@ -124,19 +142,10 @@ __device__ inline Group<C, N> convert(const Group<T, N>& x, const Divider<T>& di
     for (int i = 0; i < N; ++i) y.set(i, quantise<C>(x.number(i), divide.scale));
   } else if constexpr (N == 1) {
     y.set(0, encode<C>(divide.quick(x.number(0))));
+  } else if (divide.exact) {
+    y = codes_of<C>(x, [&](float v) { return mul_rn(v, divide.inverse); });
   } else {
-    QuickCodes<C> quick;
-#pragma unroll
-    for (int i = 0; i < N; i += 2) {
-      uint32_t pair = quick.pair(divide.quick(x.number(i)), divide.quick(x.number(i + 1)));
-      y.word[i / 4] = i % 4 ? y.word[i / 4] | pair << 16 : pair;
-    }
-#pragma unroll
-    for (auto& word : y.word) word = quick.codes(word);
-    if (quick.usual) return y;
-#pragma unroll
-    for (int i = 0; i < N; i += 2)
-      set_pair(y, i, divide.quick(x.number(i)), divide.quick(x.number(i + 1)));
+    y = codes_of<C>(x, [&](float v) { return divide.quick(v); });
   }
   return y;
 }
