@@ -102,7 +102,6 @@ __device__ void turn_queries(const Fused<T>& how, int64_t thread) {
   auto [rest, group] = how.groups(thread);
   auto [row, first] = how.spread(rest);
   if (row >= how.rows) return;
-  int64_t position = position_of(how, row, false);
   typename S::Pairs pairs[kUnroll];
   T* head[kUnroll];
 #pragma unroll
@@ -113,6 +112,7 @@ __device__ void turn_queries(const Fused<T>& how, int64_t thread) {
     head[i] = how.query + row * how.query_row + h * how.query_head + S::at(how, group);
     pairs[i].read(head[i], S::second(how));
   }
+  int64_t position = position_of(how, row, false);
   if (position < 0) return;
   auto angles = S::angles(how, position, group);
 #pragma unroll
@@ -315,19 +315,14 @@ kvops_status run(const Args& a) {
   int64_t pairs = kNeox || N == 1 ? N : N / 2;
   Fused<T> how = fused_of<T>(a, pairs, N);
   int64_t key = how.half ? how.rows * how.groups.d : 0, query = key * how.heads;
-  // H200: more heads and groups of a thread once an SM has two blocks of them. A second wave of
-  // blocks waits for positions and angles again.
+  // H200, as rotary_embedding: several heads of a thread once that leaves every SM eight blocks.
   int64_t units = compute_units(a.kv_c);
-  auto share = [&](int64_t items, int64_t most) {
-    int64_t each = 1;
-    while (each < most && items > each * 2 * kThreads * units) each *= 2;
-    return each;
-  };
-  int64_t unroll = share(query, kHeads<kNeox, N>);
+  int64_t most = kHeads<kNeox, N>, unroll = query >= 8 * most * kThreads * units ? most : 1;
   how.spread = Splitter(how.heads > 0 ? (how.heads + unroll - 1) / unroll : 1);
   query = how.heads ? key * how.spread.d : 0;
-  int64_t latent = how.rows * how.latent_groups;
-  int64_t each = how.store >= Store::ds ? 1 : share(latent, kGroups);
+  int64_t latent = how.rows * how.latent_groups, each = kGroups;
+  while (each > 1 && latent < each * 512 * units) each /= 2;
+  if (how.store >= Store::ds) each = 1;
   int64_t along = (how.latent_groups + each - 1) / each;
   how.latents = Splitter(along > 0 ? along : 1);
   latent = how.rows * along;
