@@ -118,7 +118,7 @@ __device__ inline void set_pair(Group<T, N>& g, int i, float x, float y) {
 
 // fp8 codes of the quotients of an even number of elements.
 template <class C, class T, int N, class Quotient>
-__device__ inline Group<C, N> codes_of(const Group<T, N>& x, const Quotient& quotient) {
+__device__ inline Group<C, N> quotient_codes(const Group<T, N>& x, const Quotient& quotient) {
   Group<C, N> y;
   QuickCodes<C> quick;
 #pragma unroll
@@ -143,9 +143,9 @@ __device__ inline Group<C, N> convert(const Group<T, N>& x, const Divider<T>& di
   } else if constexpr (N == 1) {
     y.set(0, encode<C>(divide.quick(x.number(0))));
   } else if (divide.exact) {
-    y = codes_of<C>(x, [&](float v) { return mul_rn(v, divide.inverse); });
+    y = quotient_codes<C>(x, [&](float v) { return mul_rn(v, divide.inverse); });
   } else {
-    y = codes_of<C>(x, [&](float v) { return divide.quick(v); });
+    y = quotient_codes<C>(x, [&](float v) { return divide.quick(v); });
   }
   return y;
 }
