@@ -159,6 +159,7 @@ kvops_status place_workspace(const kvops_op_info* op, void* args, kvops_device d
     q.struct_size = sizeof q;
     if (kvops_query(op->name, args, &q) || !q.bytes) continue;
     status = kvops_malloc(device, q.bytes, memory);
+    if (!status) status = kvops_fill(device, stream, *memory, 0xA5, q.bytes);
     if (status) return status;
     *tensor = kvops_dense(*memory, device, stream, KVOPS_U8, 1, &q.bytes);
   }

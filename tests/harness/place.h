@@ -43,8 +43,8 @@ void place_scatter(const placed* p, unsigned char* image, const void* elements);
 /* First dimension of `rank` from which on the row demands dense strides; rank: none. */
 int first_packed(const char* text, int rank);
 
-/* Gives the args of a call a workspace of the size that it asks for, if it takes one; *memory is to
-   be freed with kvops_free(). A call that is refused says why by itself. */
+/* Gives the args of a call a workspace of the size that it asks for, if it takes one, full of
+   garbage; *memory is to be freed with kvops_free(). A call that is refused says why by itself. */
 kvops_status place_workspace(const kvops_op_info* op, void* args, kvops_device device, void* stream,
                              void** memory);
 
