@@ -337,11 +337,11 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-// H200: as many row blocks for a warp, up to one a lane, as leave 16 warps to a multiprocessor.
+// H200: as many row blocks for a warp as leave 16 warps to a multiprocessor, up to half its lanes.
 kvops_status convert_vertical_slash(const char* op, VerticalSlash job, const kvops_tensor& on) {
   int64_t lists = job.block_count.shape[0] * job.heads.d, rows = job.block_count.shape[2];
   int64_t each = lists * rows / (16 * compute_units(on));
-  job.rows_per_warp = each < 1 ? 1 : each > kLanes ? kLanes : int(each);
+  job.rows_per_warp = each < 1 ? 1 : each > kLanes / 2 ? kLanes / 2 : int(each);
   int64_t per_block = kWarps * job.rows_per_warp;
   job.chunks = Splitter((rows + per_block - 1) / per_block);
   Grid grid = {.x = lists * job.chunks.d, .threads = kThreads};
