@@ -137,7 +137,8 @@ std::string Work::read(std::vector<Bytes>* all) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     auto& p = items_[i];
     (*all)[i].resize(size_t(p.bytes));
-    if (kvops_copy(p.home, p.home.type == KVOPS_CPU ? nullptr : stream_, (*all)[i].data(), p.base, p.bytes))
+    if (kvops_copy(p.home, p.home.type == KVOPS_CPU ? nullptr : stream_, (*all)[i].data(), p.base,
+                   p.bytes))
       return kvops_last_error();
   }
   return kvops_stream_synchronize(device_, stream_) ? kvops_last_error() : "";
