@@ -44,7 +44,7 @@ class Fill {
   const Shapes& shapes_;
   std::mt19937_64 random_;
   std::normal_distribution<float> normal_;  // has a state, too
-  std::vector<int64_t> lengths_;  // of the requests of a gather
+  std::vector<int64_t> lengths_;            // of the requests of a gather
   Kind kind_ = Kind::plain;
   bool bad_indices_ = false, tame_ = false;
 };
