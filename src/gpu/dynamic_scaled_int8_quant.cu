@@ -112,10 +112,20 @@ __device__ Group<Int8Code, N> same_codes(float code) {
   return y;
 }
 
+// Blocks for which an SM keeps registers: at most `wanted`, and as many as it has threads for.
+constexpr int resident(int wanted, int threads) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  constexpr int kThreads = 1024;
+#else
+  constexpr int kThreads = 1536;  // at least
+#endif
+  return wanted * threads <= kThreads ? wanted : kThreads / threads;
+}
+
 // kRegisters: groups that a thread keeps; 0: it reads the row again. kWhole: groups are aligned,
 // and there is none but whole ones. kThreads: of a block at most.
 template <class T, template <class> class Rows, int kRegisters, bool kWhole, int kThreads>
-__global__ void __launch_bounds__(kThreads, kThreads < kMaxThreads ? 3 : 1)
+__global__ void __launch_bounds__(kThreads, resident(3, kThreads))
     dynamic_scaled_int8_quant_kernel(KVOPS_IN_PLACE Rows<const T> input,
                                      KVOPS_IN_PLACE Rows<Int8Code> out,
                                      KVOPS_IN_PLACE Rows<float> scales,
