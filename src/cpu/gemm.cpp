@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "core/dtype.h"
+#include "core/integers.h"
 #include "core/view.h"
 #include "cpu/features.h"
 #include "cpu/gemm_kernels.h"
@@ -27,9 +28,6 @@ constexpr int64_t kTasks = 64, kMostPanels = 64, kSomeTasks = 16, kSomePanels = 
 constexpr int64_t kPieceWork = 1 << 18;
 
 std::atomic<GemmPath> most_path{GemmPath::amx};
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 const GemmKernels& choose_kernels(kvops_dtype dtype) {
   const Features f = features();

@@ -6,10 +6,9 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace kvops::cpu {
+#include "core/integers.h"
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+namespace kvops::cpu {
 
 // Tokens [first, end) of a sequence of which the last one is the query's own, at end - 1.
 struct Tokens {

@@ -198,7 +198,7 @@ kvops_status run(const kvops_dynamic_scaled_int8_quant_args& a) {
   bool whole = in.size % kGroup<T> == 0 && rows_aligned(a.input, sizeof(T), 16) &&
                rows_aligned(a.out, 1, kGroup<T>);
   Shape shape = {in.rows, in.size, 0, 0, 0};
-  int registers = choose(up(in.size, kGroup<T>), shape);
+  int registers = choose(ceil_div(in.size, kGroup<T>), shape);
   Grid grid = grid_of(shape);
   auto start = [&]<int kRegisters, bool kWhole>() {
     constexpr const char* kOp = "dynamic_scaled_int8_quant";

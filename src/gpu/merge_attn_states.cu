@@ -187,7 +187,7 @@ kvops_status merge_all(const kvops_merge_attn_states_args& a) {
   int64_t tokens = a.out.shape[0], heads = a.out.shape[1];
   int64_t size = a.out.shape[2] ? a.out.shape[2] : 1;
   auto start = [&]<int N, int kUnroll>(int64_t tile_heads) {
-    int64_t columns = up(heads, tile_heads);
+    int64_t columns = ceil_div(heads, tile_heads);
     Merge<T, O> m = {view<const T, 3>(a.prefix_output),
                      view<const T, 3>(a.suffix_output),
                      view<O, 3>(a.out),
@@ -201,7 +201,7 @@ kvops_status merge_all(const kvops_merge_attn_states_args& a) {
                      Splitter(columns),
                      static_cast<const float*>(a.out_scale.data),
                      a.keep_nan != 0};
-    Grid grid = {.x = up(tokens, kTokens) * columns, .threads = kThreads};
+    Grid grid = {.x = ceil_div(tokens, kTokens) * columns, .threads = kThreads};
     return launch(kOp, merge_kernel<T, O, N, kUnroll>, grid, a.out, m);
   };
   // Heads of a tile whose groups are so many for each thread.

@@ -183,7 +183,7 @@ kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_ten
   if (kAdds) aligned = aligned && rows_aligned(residual, sizeof(T), 16);
   const bool whole = aligned && in.size % kGroup<T> == 0;
   Shape shape = {in.rows, in.size, 0, 0, 0};
-  int registers = choose(up(in.size, kGroup<T>), shape);
+  int registers = choose(ceil_div(in.size, kGroup<T>), shape);
   Grid grid = grid_of(shape);
   auto start = [&]<int kRegisters, bool kWhole>() {
     auto queue = [&]<template <class> class Rows, class Other>(Rows<const T> x, Other r,

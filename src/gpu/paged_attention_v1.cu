@@ -8,6 +8,7 @@
 #include <chrono>
 #include <string>
 
+#include "core/integers.h"
 #include "core/options.h"
 #include "gpu/paged_attention_job.h"
 
@@ -41,8 +42,7 @@ T* data_of(const kvops_tensor& t) {
   return present(t) ? static_cast<T*>(t.data) : nullptr;
 }
 
-int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
-int64_t up_to_line(int64_t bytes) { return ceil_div(bytes, kLine) * kLine; }
+int64_t up_to_line(int64_t bytes) { return round_up(bytes, kLine); }
 
 uint64_t random_number() {
   uint64_t x = 0;

@@ -8,6 +8,7 @@
 // dense in the cache. V is turned in shared memory: where the tokens of 16 bytes of the cache are
 // in the tile one after another (a prompt), they are one store, others go element by element.
 #include "core/dispatch.h"
+#include "core/integers.h"
 #include "gpu/codes.cuh"
 #include "gpu/slots.cuh"
 
@@ -239,8 +240,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
-
 template <class T, class C>
 kvops_status run(const kvops_reshape_and_cache_args& a) {
   constexpr int64_t kSize = sizeof(C);
@@ -274,11 +273,12 @@ kvops_status run(const kvops_reshape_and_cache_args& a) {
   c.k_grouped = dense_groups(a.key_cache, 4);
   c.v_grouped = dense_groups(a.value_cache, 3);
   bool aligned = rows_aligned(a.key, sizeof(T), 16) && rows_aligned(a.value, sizeof(T), 16);
-  int64_t columns = up(c.columns, kColumns<C>);
+  int64_t columns = ceil_div(c.columns, kColumns<C>);
   if (columns > 65535) columns = 65535;
-  while (c.tile > 16 && up(c.slots.tokens, c.tile) * columns * 2 < 4 * compute_units(a.key_cache))
+  while (c.tile > 16 &&
+         ceil_div(c.slots.tokens, c.tile) * columns * 2 < 4 * compute_units(a.key_cache))
     c.tile /= 2;
-  Grid grid = {.x = up(c.slots.tokens, c.tile), .y = columns, .z = 2, .threads = kThreads};
+  Grid grid = {.x = ceil_div(c.slots.tokens, c.tile), .y = columns, .z = 2, .threads = kThreads};
   return aligned ? launch(kOp, reshape_and_cache_kernel<T, C, true>, grid, a.key_cache, c)
                  : launch(kOp, reshape_and_cache_kernel<T, C, false>, grid, a.key_cache, c);
 }

@@ -3,6 +3,7 @@
 // of up to kUnroll tokens' rows. The block looks the slots up once, into shared memory. conv: a
 // copy, or one division and one rounding to fp8; NVFP4 with the bytes of core/nvfp4.h.
 #include "core/dispatch.h"
+#include "core/integers.h"
 #include "gpu/codes.cuh"
 #include "gpu/nvfp4.cuh"
 #include "gpu/slots.cuh"
@@ -175,19 +176,17 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
-
 // As many tokens in a block as leave `kEnough` blocks for every SM.
 Grid tile_tokens(Slots& slots, const kvops_tensor& on) {
   while (1 << slots.shift < slots.items && 1 << slots.shift < kThreads) ++slots.shift;
-  int64_t subs = kThreads >> slots.shift, columns = up(slots.items, 1 << slots.shift);
+  int64_t subs = kThreads >> slots.shift, columns = ceil_div(slots.items, 1 << slots.shift);
   if (columns > 65535) columns = 65535;
   int64_t tile = subs, enough = kEnough * compute_units(on);
   while (tile < subs * kUnroll && tile < kThreads &&
-         up(slots.map.tokens, tile * 2) * columns * 2 >= enough)
+         ceil_div(slots.map.tokens, tile * 2) * columns * 2 >= enough)
     tile *= 2;
   slots.tile = int(tile);
-  return {.x = up(slots.map.tokens, tile), .y = columns, .z = 2, .threads = kThreads};
+  return {.x = ceil_div(slots.map.tokens, tile), .y = columns, .z = 2, .threads = kThreads};
 }
 
 template <class T, class C>

@@ -4,6 +4,7 @@
 // of them. Each reads groups of 16 bytes and keeps up to four; longer rows are read again. All of
 // that depends on the length of a row alone, never on their number.
 #pragma once
+#include "core/integers.h"
 #include "gpu/launch.h"
 #include "gpu/reduce.cuh"
 #include "gpu/vec.cuh"
@@ -21,8 +22,6 @@ struct Shape {
   __device__ int sub() const { return per_block > 1 ? int(threadIdx.x) >> shift : 0; }
 };
 
-constexpr int64_t up(int64_t n, int64_t d) { return (n + d - 1) / d; }
-
 // Lanes of rows of so many groups, and how many groups each keeps; 0: none, the row is too long.
 // Within a warp as long as four groups each suffice; from there on four each, which on an H200 is
 // the fastest at any number of rows.
@@ -33,7 +32,7 @@ inline int choose(int64_t groups, Shape& shape) {
     shape.per_block = kSmallBlock >> shape.shift;
     return groups <= 32 ? 1 : groups <= 64 ? 2 : 4;
   }
-  int64_t lanes = up(up(groups, 4), kLaneStep) * kLaneStep;
+  int64_t lanes = round_up(ceil_div(groups, 4), kLaneStep);
   shape.lanes = lanes > kMaxThreads ? kMaxThreads : int(lanes);
   return lanes > kMaxThreads ? 0 : 4;
 }
@@ -48,7 +47,7 @@ FlatRows<T> flat(const RowsView<T>& v) {
 namespace kvops::KVOPS_GPU {
 
 inline Grid grid_of(const gpu::Shape& shape) {
-  int64_t blocks = gpu::up(shape.rows, shape.per_block);
+  int64_t blocks = ceil_div(shape.rows, shape.per_block);
   return {.x = blocks < INT32_MAX ? blocks : INT32_MAX, .threads = shape.lanes * shape.per_block};
 }
 
