@@ -35,10 +35,13 @@ struct Lists {
 };
 
 Lists lists_of(const VerticalSlash& job, int64_t b, int64_t h) {
+  const auto valid = [h](const int32_t* counts, int64_t all) {
+    return counts ? std::clamp<int64_t>(counts[h], 0, all) : all;
+  };
   Lists l = {job.verticals.at(b, h),
              job.slashes.at(b, h),
-             job.num_verticals(h),
-             job.num_slashes(h),
+             valid(job.vertical_counts, job.verticals.shape[2]),
+             valid(job.slash_counts, job.slashes.shape[2]),
              job.kv_lengths[b],
              0,
              true};

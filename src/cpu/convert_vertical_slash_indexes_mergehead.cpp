@@ -6,10 +6,7 @@ namespace kvops::cpu {
 
 kvops_status convert_vertical_slash_indexes_mergehead(
     const kvops_convert_vertical_slash_indexes_mergehead_args& a) {
-  VerticalSlash job(a);
-  job.vertical_counts = static_cast<const int32_t*>(a.vertical_indices_count.data);
-  job.slash_counts = static_cast<const int32_t*>(a.slash_indices_count.data);
-  return convert_vertical_slash(job);
+  return convert_vertical_slash(VerticalSlash(a));
 }
 
 }  // namespace kvops::cpu

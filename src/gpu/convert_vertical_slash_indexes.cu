@@ -13,6 +13,7 @@
 // slashes; then each lane walks over them for a row block of its own. Ranges are kept in shared
 // memory until some lane has kRanges of them; then each warp writes those of its row blocks one by
 // one, and the verticals between them. Lists out of order: a thread takes the steps of the header.
+#include "core/integers.h"
 #include "gpu/convert_vertical_slash_indexes.cuh"
 #include "kvcache_ops.h"
 
@@ -264,6 +265,13 @@ __device__ int64_t clamped(const int32_t* counts, int64_t head, int64_t all) {
 // Row blocks [begin, end) of a head.
 struct Job {
   int64_t b, h, begin, end;
+  int rows_per_warp;
+};
+
+// How the rows of all lists are spread over thread blocks.
+struct Spread {
+  Splitter chunks, heads;  // thread blocks of a head; heads of the batch
+  int rows_per_warp;
 };
 
 // The lists of a head, by all threads of a block; `first`: it is the one that counts faults.
@@ -300,8 +308,8 @@ __device__ void convert_in_order(const VerticalSlash& job, Shared& shared, Lists
     __syncthreads();
   }
   int warp = int(threadIdx.x) / kLanes;
-  int64_t r = own.begin + warp * job.rows_per_warp + lane_of();
-  bool present = lane_of() < job.rows_per_warp && r < own.end;
+  int64_t r = own.begin + warp * own.rows_per_warp + lane_of();
+  bool present = lane_of() < own.rows_per_warp && r < own.end;
   Rows rows = {job, l, shared.ranges[warp],
                block_of(job, l, own.b, own.h, present ? r : own.begin)};
   bool live = present && rows.block.q < l.queries && l.keys > 0;
@@ -318,12 +326,12 @@ __device__ void convert_in_order(const VerticalSlash& job, Shared& shared, Lists
 }
 
 __global__ void __launch_bounds__(kThreads)
-    vertical_slash_kernel(KVOPS_IN_PLACE VerticalSlash job) {
+    vertical_slash_kernel(KVOPS_IN_PLACE VerticalSlash job, KVOPS_IN_PLACE Spread spread) {
   __shared__ Shared shared;
-  Split list = job.chunks(int64_t(blockIdx.x)), head = job.heads(list.quotient);
-  int64_t per_block = int64_t(kWarps) * job.rows_per_warp, begin = list.remainder * per_block;
+  Split list = spread.chunks(int64_t(blockIdx.x)), head = spread.heads(list.quotient);
+  int64_t per_block = int64_t(kWarps) * spread.rows_per_warp, begin = list.remainder * per_block;
   Job own = {head.quotient, head.remainder, begin,
-             smaller(job.block_count.shape[2], begin + per_block)};
+             smaller(job.block_count.shape[2], begin + per_block), spread.rows_per_warp};
   bool sorted;
   Lists l = lists_of(job, own.b, own.h, begin == 0, sorted);
   if (sorted) return convert_in_order(job, shared, l, own);
@@ -338,14 +346,14 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 // H200: as many row blocks for a warp as leave 16 warps to a multiprocessor, up to half its lanes.
-kvops_status convert_vertical_slash(const char* op, VerticalSlash job, const kvops_tensor& on) {
-  int64_t lists = job.block_count.shape[0] * job.heads.d, rows = job.block_count.shape[2];
-  int64_t each = lists * rows / (16 * compute_units(on));
-  job.rows_per_warp = each < 1 ? 1 : each > kLanes / 2 ? kLanes / 2 : int(each);
-  int64_t per_block = kWarps * job.rows_per_warp;
-  job.chunks = Splitter((rows + per_block - 1) / per_block);
-  Grid grid = {.x = lists * job.chunks.d, .threads = kThreads};
-  return launch(op, vertical_slash_kernel, grid, on, job);
+kvops_status convert_vertical_slash(const char* op, const VerticalSlash& job,
+                                    const kvops_tensor& on) {
+  int64_t lists = job.batch() * job.heads(), each = lists * job.rows() / (16 * compute_units(on));
+  int rows_per_warp = each < 1 ? 1 : each > kLanes / 2 ? kLanes / 2 : int(each);
+  int64_t chunks = ceil_div(job.rows(), kWarps * rows_per_warp);
+  Spread spread = {Splitter(chunks), Splitter(job.heads()), rows_per_warp};
+  Grid grid = {.x = lists * chunks, .threads = kThreads};
+  return launch(op, vertical_slash_kernel, grid, on, job, spread);
 }
 
 kvops_status convert_vertical_slash_indexes(const kvops_convert_vertical_slash_indexes_args& a) {

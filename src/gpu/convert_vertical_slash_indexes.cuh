@@ -1,39 +1,12 @@
 // Vertical-slash lists: whose lists a row block has, and where its own go; the steps of
 // kvcache_ops/sparse.h one by one, for lists that are in no order.
 #pragma once
+#include "core/vertical_slash.h"
 #include "gpu/device.cuh"
 
 namespace kvops::KVOPS_GPU {
 
-struct VerticalSlash {
-  const int32_t *q_lengths, *kv_lengths;  // [batch]
-  TensorView<const int32_t, 3> verticals, slashes;
-  const int32_t *vertical_counts = nullptr, *slash_counts = nullptr;  // [heads], or all entries
-  TensorView<int32_t, 3> block_count, column_count;
-  TensorView<int32_t, 4> block_offset, column_index;
-  int64_t* faults;
-  gpu::Splitter m, n;
-  gpu::Splitter chunks, heads;  // thread blocks of a head; heads of the batch
-  int rows_per_warp = 1;
-  bool causal;
-
-  template <class Args>
-  explicit VerticalSlash(const Args& a)
-      : q_lengths(static_cast<const int32_t*>(a.q_seq_lens.data)),
-        kv_lengths(static_cast<const int32_t*>(a.kv_seq_lens.data)),
-        verticals(view<const int32_t, 3>(a.vertical_indexes)),
-        slashes(view<const int32_t, 3>(a.slash_indexes)),
-        block_count(view<int32_t, 3>(a.block_count)),
-        column_count(view<int32_t, 3>(a.column_count)),
-        block_offset(view<int32_t, 4>(a.block_offset)),
-        column_index(view<int32_t, 4>(a.column_index)),
-        faults(static_cast<int64_t*>(a.faults.data)),
-        m(a.block_size_m),
-        n(a.block_size_n),
-        chunks(1),
-        heads(a.block_count.shape[1]),
-        causal(a.causal != 0) {}
-};
+using VerticalSlash = VerticalSlashCall<gpu::Splitter>;
 
 namespace {
 
@@ -123,6 +96,7 @@ struct Steps {
 
 }  // namespace
 
-kvops_status convert_vertical_slash(const char* op, VerticalSlash job, const kvops_tensor& on);
+kvops_status convert_vertical_slash(const char* op, const VerticalSlash& job,
+                                    const kvops_tensor& on);
 
 }  // namespace kvops::KVOPS_GPU

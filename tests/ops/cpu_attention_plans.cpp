@@ -204,7 +204,7 @@ TEST_CASE("cpu_attention: no seat reaches into another, and all fit the scratch"
   for (int64_t size = 16; size <= kMostSize; size += 16)
     for (int64_t rows = 1; rows <= most_rows(size); ++rows) {
       // What the matrix code writes: AMX rounds up to whole tiles where there are several.
-      const int64_t written = rows <= kTileRows ? rows : round_up(rows, kTileRows);
+      const int64_t written = rows <= kTileRows ? rows : kvops::round_up(rows, kTileRows);
       const int64_t seats = seats_for(rows, size);
       CAPTURE(rows, size, seats);
       REQUIRE((seats >= 1 && seats <= kMostSeats));
