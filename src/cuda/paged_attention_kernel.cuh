@@ -20,7 +20,6 @@ template <class C, int kSteps, int kTiles>
 struct Mma {
   static constexpr bool kFp8 = sizeof(C) == 1;
   using Ring = RingOf<kSteps, int(sizeof(C)), kTiles>;
-  static constexpr int kPlane = Ring::kPlane;
   static constexpr int kParts = __is_same(C, bf16) ? 3 : 2;
   static constexpr int kUnitHeads = 8 * kTiles;
   // f16 has no small numbers: weights are 2^15 times as large.
@@ -205,17 +204,17 @@ struct Mma {
     if (mine)
       from += at.block * c.block +
               int64_t(at.slot - uint32_t(token_at<kFp8>(row) - 8 * half)) * int(sizeof(C));
-    to += uint32_t(half * kPlane + element * 16);
+    to += uint32_t(lane) * 16;
     const int64_t step = kLanes * c.element;
     const int left = int(a.size) - element;
     if (l.full) {
 #pragma unroll
       for (int i = 0; i < kSteps * 16 / kLanes; ++i, from += step)
-        copy_16(to + uint32_t(i * kLanes * 16), from, mine);
+        copy_16(to + uint32_t(i) * 512, from, mine);
     } else {
 #pragma unroll
       for (int i = 0; i < kSteps * 16 / kLanes; ++i, from += step)
-        if (i * kLanes < left) copy_16(to + uint32_t(i * kLanes * 16), from, mine);
+        if (i * kLanes < left) copy_16(to + uint32_t(i) * 512, from, mine);
     }
   }
 
@@ -416,12 +415,12 @@ struct Mma {
         }
       }
     } else {
-      values += kAcross ? uint32_t(i / 2 * kPlane + (i % 2 * 8 + r) * 16)
+      values += kAcross ? uint32_t(i / 2 * 16 + (i % 2 * 8 + r) * 32)
                         : uint32_t((i % 2 * kTile + i / 2 * 8 + r) * 16);
 #pragma unroll
       for (int m = 0; m < kSteps; ++m) {
         Four v;
-        load_matrices<!kAcross>(v, values + uint32_t(m) * (kAcross ? 256 : 512));
+        load_matrices<!kAcross>(v, values + uint32_t(m) * 512);
         add_product(m, v, p, decay, o);
       }
     }
@@ -431,7 +430,7 @@ struct Mma {
                           Sums& o) const {
     const uint32_t keys = ring_at + uint32_t(stage * Ring::kStage), values = keys + Ring::kKeys;
     if (l.values == Lie::across && tile.live != 0xFFFF)
-      clear_tokens<C>(ring() + stage * Ring::kStage + Ring::kKeys, kPlane, kSteps * 16, tile.live);
+      clear_tokens<C>(ring() + stage * Ring::kStage + Ring::kKeys, kSteps * 16, tile.live);
     float s[kTiles][4], decay[kTiles][2];
     uint32_t p[kTiles][kParts][2];
     products(keys, q, s);

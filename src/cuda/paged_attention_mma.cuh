@@ -9,7 +9,7 @@
 //                 the units cut the bits below their sum's, which would add up otherwise
 //
 //   ring, keys    [piece][16 tokens][16 bytes]
-//         values  rows: as keys. across: [half][element][8 tokens], fp8 [element][16 tokens]
+//         values  rows: as keys. across: [element][16 tokens], as L2's sectors of 32 bytes lie
 //
 // fp8 becomes f16, exactly. Its tokens stand in the order that 4 bytes of a lane give:
 // 0 1 4 5 8 9 12 13 2 3 6 7 10 11 14 15; the elements of a head likewise.
@@ -43,8 +43,7 @@ constexpr int padded_steps(int64_t size) { return size <= 64 ? 4 : size <= 128 ?
 template <int kSteps, int kElement, int kTiles>
 struct RingOf {
   static constexpr int kKeys = kSteps * kTile * 16 * kElement;
-  static constexpr int kPlane = kSteps * 256 + 64;  // of 8 tokens; the two in different banks
-  static constexpr int kStage = 2 * kKeys + (kElement == 1 ? 0 : 128);
+  static constexpr int kStage = 2 * kKeys;
   static constexpr int kState = 8 * kTiles * (kSteps * 16 + 8 + 2) * 4;
   static constexpr int kBytes = kStages * kStage > kState ? kStages* kStage : kState;
 };
@@ -186,8 +185,7 @@ static __device__ __noinline__ void gather_rows(C* to, const Cache& cache, int64
 
 // Clears the tokens of values that lie across and are left out, whose bits may be anything.
 template <class C>
-static __device__ __noinline__ void clear_tokens(char* values, int plane, int elements,
-                                                 uint32_t live) {
+static __device__ __noinline__ void clear_tokens(char* values, int elements, uint32_t live) {
   constexpr bool kFp8 = sizeof(C) == 1;
   constexpr int kPerWord = kFp8 ? 4 : 2;
   const int lane = int(threadIdx.x) % 32;
@@ -199,11 +197,11 @@ static __device__ __noinline__ void clear_tokens(char* values, int plane, int el
       if (live >> row & 1) mask[i] |= (kFp8 ? 0xFFu : 0xFFFFu) << j * (32 / kPerWord);
     }
   }
-  for (int d = lane; d < elements; d += 32)
-    for (int half = 0; half < (kFp8 ? 1 : 2); ++half) {
-      auto* words = reinterpret_cast<uint32_t*>(values + half * plane + d * 16);
-      for (int i = 0; i < 4; ++i) words[i] &= mask[half * 4 + i];
-    }
+  constexpr int kWords = kTile / kPerWord;
+  for (int d = lane; d < elements; d += 32) {
+    auto* words = reinterpret_cast<uint32_t*>(values) + d * kWords;
+    for (int i = 0; i < kWords; ++i) words[i] &= mask[i];
+  }
   __syncwarp();
 }
 
