@@ -1,6 +1,6 @@
-// convert_vertical_slash_indexes on a GPU: the CPU's lists where a warp has many row blocks, from
-// slashes so near each other that there is one range to so many that its pool of ranges is too
-// small; captured, and replayed on other lists.
+// convert_vertical_slash_indexes on a GPU: the CPU's lists where a thread block has many row
+// blocks, which meet on the path of their head; where it has more gaps, or further ones, than a
+// path can have; captured, and replayed on other lists.
 #include <algorithm>
 #include <functional>
 #include <random>
@@ -103,6 +103,29 @@ TEST_CASE("vertical-slash on a GPU: many verticals, few slashes, more row blocks
     REQUIRE(lists.run(false, false) == KVOPS_OK);
     lists.check();
   }
+}
+
+TEST_CASE("vertical-slash on a GPU: gaps and offsets past what a thread block keeps") {
+  std::mt19937 random(8);
+  for (int64_t causal : {1, 0})
+    for (auto [m, n] : {std::pair{16, 16}, {16, 40}, {64, 64}}) {
+      // 9000 gaps; 1125, not all of them within reach; offsets that 31 bits do not hold.
+      Lists lists = {
+          .heads = 4, .rows = 600, .nv = 100, .ns = 9000, .m = m, .n = n, .causal = causal};
+      lists.faults.up(lists.stream);
+      lists.change(random, 1, int32_t(lists.rows * m), int32_t(100 * lists.rows * m));
+      for (int64_t i = lists.ns, all = 0, some = 0; i-- > 0;) {
+        lists.s.h[size_t(i)] = int32_t(all), all += 3 * m + i % 5;
+        lists.s.h[size_t(lists.ns + i)] = int32_t(some), some += i % 8 ? m / 2 : 3 * m - i % 5;
+      }
+      lists.s.h[size_t(2 * lists.ns)] = INT32_MAX;
+      lists.s.h[size_t(4 * lists.ns - 1)] = INT32_MIN;
+      lists.s.up(lists.stream);
+      INFO("causal " << causal << ", M " << m << ", N " << n);
+      REQUIRE(lists.run(true, false) == KVOPS_OK);
+      REQUIRE(lists.run(false, false) == KVOPS_OK);
+      lists.check();
+    }
 }
 
 TEST_CASE("vertical-slash on a GPU: graphs follow lists, lengths and counts, in order or not") {
