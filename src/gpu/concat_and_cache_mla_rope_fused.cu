@@ -129,10 +129,6 @@ __device__ float scale_of(const Fused<T>& how) {
   return how.store == Store::copy || how.store >= Store::ds ? 1.0f : *how.scale;
 }
 
-template <class C, class T, int N>
-__device__ inline void put_codes(char* to, const Group<T, N>& x, const Divider<T>& divide) {
-  put<false>(reinterpret_cast<C*>(to), convert<C>(x, divide));
-}
 // Records are bytes: halves in them may begin anywhere.
 template <class T, int N>
 __device__ inline void put_halves(char* to, const Group<T, N>& x) {
@@ -142,20 +138,27 @@ __device__ inline void put_halves(char* to, const Group<T, N>& x) {
   for (int i = 0; i < int(sizeof bytes.word / 4); ++i) bytes.word[i] = x.word[i];
   put_bytes<false>(reinterpret_cast<uint8_t*>(to), bytes);
 }
-template <class T, int N>
-__device__ inline void put_as(Store store, char* to, const Group<T, N>& x,
-                              const Divider<T>& divide) {
+template <class C, class T, int N>
+__device__ inline void put_as(char* to, const Group<T, N>& x, const Divider<T>& divide) {
+  if constexpr (__is_same(T, C))
+    put_halves(to, x);
+  else
+    put<false>(reinterpret_cast<C*>(to), codes_of<C>(x, divide));
+}
+// f<C>() with what elements of type T are stored as: code for all groups of a thread in one piece.
+template <class T, class F>
+__device__ inline void with_stored(Store store, F&& f) {
   switch (store) {
     case Store::e4m3:
-      return put_codes<f8_e4m3>(to, x, divide);
+      return f.template operator()<f8_e4m3>();
     case Store::e5m2:
-      return put_codes<f8_e5m2>(to, x, divide);
+      return f.template operator()<f8_e5m2>();
     case Store::e4m3fnuz:
-      return put_codes<f8_e4m3fnuz>(to, x, divide);
+      return f.template operator()<f8_e4m3fnuz>();
     case Store::e5m2fnuz:
-      return put_codes<f8_e5m2fnuz>(to, x, divide);
+      return f.template operator()<f8_e5m2fnuz>();
     default:
-      return put_halves(to, x);
+      return f.template operator()<T>();
   }
 }
 
@@ -179,12 +182,14 @@ __device__ void turn_keys(const Fused<T>& how, int64_t thread) {
   if (!to) return;
   Divider<T> divide(scale);
   to += how.rope_at + S::at(how, group) * how.rope_size;
-  if constexpr (S::Pairs::kApart) {
-    put_as(how.store, to, pairs.x, divide);
-    put_as(how.store, to + S::second(how) * how.rope_size, pairs.y, divide);
-  } else {
-    put_as(how.store, to, pairs.v, divide);
-  }
+  with_stored<T>(how.store, [&]<class C>() {
+    if constexpr (S::Pairs::kApart) {
+      put_as<C>(to, pairs.x, divide);
+      put_as<C>(to + S::second(how) * how.rope_size, pairs.y, divide);
+    } else {
+      put_as<C>(to, pairs.v, divide);
+    }
+  });
 }
 
 // Up to kGroups groups of one row.
@@ -204,11 +209,13 @@ __device__ void store_latents(const Fused<T>& how, int64_t thread) {
   char* to = entry_of(how, row, !first);
   if (position < 0 || !to) return;
   Divider<T> divide(scale);
+  with_stored<T>(how.store, [&]<class C>() {
 #pragma unroll
-  for (int i = 0; i < kGroups; ++i) {
-    int64_t group = first + i * how.latents.d;
-    if (group < how.latent_groups) put_as(how.store, to + group * N * how.cache_size, x[i], divide);
-  }
+    for (int i = 0; i < kGroups; ++i) {
+      int64_t group = first + i * how.latents.d;
+      if (group < how.latent_groups) put_as<C>(to + group * N * how.cache_size, x[i], divide);
+    }
+  });
 }
 
 template <class F8, class T, bool kAligned>
@@ -315,18 +322,20 @@ kvops_status run(const Args& a) {
   int64_t pairs = kNeox || N == 1 ? N : N / 2;
   Fused<T> how = fused_of<T>(a, pairs, N);
   int64_t key = how.half ? how.rows * how.groups.d : 0, query = key * how.heads;
-  // H200, as rotary_embedding: several heads of a thread once that leaves every SM eight blocks.
-  int64_t units = compute_units(a.kv_c);
-  int64_t most = kHeads<kNeox, N>, unroll = query >= 8 * most * kThreads * units ? most : 1;
+  // H200: several heads, several groups of a thread as long as there are enough threads.
+  auto share = [&](int64_t items, int64_t most) {
+    while (most > 1 && items < most * 512 * compute_units(a.kv_c)) most /= 2;
+    return most;
+  };
+  int64_t unroll = share(query, kHeads<kNeox, N>);
   how.spread = Splitter(how.heads > 0 ? (how.heads + unroll - 1) / unroll : 1);
   query = how.heads ? key * how.spread.d : 0;
-  int64_t latent = how.rows * how.latent_groups, each = kGroups;
-  while (each > 1 && latent < each * 512 * units) each /= 2;
+  int64_t latent = how.rows * how.latent_groups, each = share(latent, kGroups);
   if (how.store >= Store::ds) each = 1;
   int64_t along = (how.latent_groups + each - 1) / each;
   how.latents = Splitter(along > 0 ? along : 1);
   latent = how.rows * along;
-  int threads = query + latent < 512 * units ? 128 : kThreads;
+  int threads = query + latent < 512 * compute_units(a.kv_c) ? 128 : kThreads;
   auto blocks = [&](int64_t items) { return (items + threads - 1) / threads; };
   how.query_blocks = blocks(query), how.key_blocks = blocks(key);
   Grid grid = {.x = how.query_blocks + how.key_blocks + blocks(latent), .threads = threads};

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) indexer_kernel(KVOPS_IN_PLACE Keys<T
     store<true>(codes + lane * N, codes_of<F8>(x, divide));
   } else {
     for (int64_t i = lane; i < keys.q; i += keys.lanes)
-      store<true>(codes + i, convert<F8>(load<1, true>(from + i), divide));
+      store<true>(codes + i, codes_of<F8>(load<1, true>(from + i), divide));
   }
   if (!lane) {
     Group<Byte, 4> bytes = {{float_bits(scale)}};

@@ -16,8 +16,9 @@
 // Scales by core/numeric.h: the same bytes on every back end.
 #pragma once
 #include "core/dispatch.h"
+#include "gpu/codes.cuh"
+#include "gpu/nvfp4.cuh"
 #include "gpu/slots.cuh"
-#include "gpu/vec.cuh"
 #include "kvcache_ops/cache_format.h"
 
 namespace kvops::gpu {
@@ -46,7 +47,7 @@ __device__ inline void put_group(C* to, const Group<T, N>& x, const Divider<T>& 
   if constexpr (__is_same(T, C))
     put<kKnown>(to, x);
   else
-    put<kKnown>(to, convert<C>(x, divide));
+    put<kKnown>(to, codes_of<C>(x, divide));
 }
 
 // Threads of an entry; of how many groups, latent ones first; threads in all.
@@ -92,14 +93,6 @@ __device__ inline void put_bytes(uint8_t* to, const Group<Byte, N>& bytes) {
     store<kAligned>(reinterpret_cast<Byte*>(to), bytes);
 }
 
-// The largest magnitude, NaN left out.
-template <class T, int N>
-__device__ inline float magnitude_of(const Group<T, N>& x) {
-  float most = 0;
-#pragma unroll
-  for (int i = 0; i < N; ++i) most = fmaxf(most, magnitude(x.number(i)));
-  return most;
-}
 // Over `lanes` neighbours, a power of two up to 32.
 __device__ inline float most_of(float x, int lanes) {
   for (int mask = lanes / 2; mask; mask /= 2) x = fmaxf(x, shuffle_xor(x, mask));
@@ -117,7 +110,7 @@ struct Fp8DsPart {
 
   __device__ Fp8DsPart(const Group<T, 16>& x, bool pow2)
       : scale(ds_mla_scale(most_of(magnitude_of(x), 8), Fp8Traits<F8>::kFnuz, pow2)) {
-    codes = convert<F8>(x, Divider<T>(scale));
+    codes = codes_of<F8>(x, Divider<T>(scale));
   }
   template <bool kAligned>
   __device__ void put(uint8_t* entry, int lane) const {
@@ -161,6 +154,29 @@ __global__ void __launch_bounds__(kEntryThreads)
     put.template operator()<false>();
 }
 
+// 16 elements of the latent part of an NVFP4_DS_MLA entry.
+static __device__ __noinline__ Nvfp4Group nvfp4_ds_unusual(Group<bf16, 16> x) {
+  Nvfp4Group group = {{0, 0}, nvfp4_ds_mla_scale(magnitude_of(x))};
+  float w = div_rn(1, decode(group.scale));
+#pragma unroll
+  for (int i = 0; i < 16; ++i)
+    group.codes[i / 8] |= uint32_t{encode_e2m1(mul_rn(x.number(i), w))} << i % 8 * 4;
+  return group;
+}
+__device__ inline Nvfp4Group nvfp4_ds_group(const Group<bf16, 16>& x) {
+  uint32_t most = largest_bits(x);
+  if (__builtin_expect(most >= kInfinite<bf16>, 0)) return nvfp4_ds_unusual(x);
+  float amax = to_float(bf16{uint16_t(most)}), sixth = bits_float(kSixthBits);
+  float rough = mul_rn(amax, sixth);  // corrected once, it is the quotient: tests/ops/division.cpp
+  float least = fmaxf(fmaf(fmaf(-rough, 6.0f, amax), sixth, rough), 0x1p-9f);
+  uint32_t code = encode_pair<f8_e4m3>(least, 0.0f);
+  if (decode_quick<f8_e4m3>(code) < least && code < 0x7E) ++code;  // as nvfp4_ds_mla_scale()
+  Nvfp4Group group;
+  group.scale = f8_e4m3{uint8_t(code)};
+  e2m1_codes(x, reciprocal(decode_quick<f8_e4m3>(code)), group.codes);
+  return group;
+}
+
 template <bool kAligned, class Tokens>
 __global__ void __launch_bounds__(kEntryThreads)
     nvfp4_ds_entry_kernel(KVOPS_IN_PLACE Tokens tokens) {
@@ -173,14 +189,9 @@ __global__ void __launch_bounds__(kEntryThreads)
   auto rope = load<2, kAligned>(from.rope + g * 2);
   uint8_t* to = tokens.entry(t, !g);
   if (!to) return;
-  f8_e4m3 scale = nvfp4_ds_mla_scale(magnitude_of(x));
-  float factor = div_rn(1, decode(scale));
-  Group<Byte, 8> codes = {{0, 0}};
-#pragma unroll
-  for (int i = 0; i < 16; ++i)
-    codes.word[i / 8] |= quick_e2m1(mul_rn(x.number(i), factor)) << i % 8 * 4;
-  put_bytes<kAligned>(to + g * 8, codes);
-  to[320 + 8 * (g % 4) + g / 4] = scale.bits;
+  Nvfp4Group group = nvfp4_ds_group(x);
+  put_bytes<kAligned>(to + g * 8, Group<Byte, 8>{{group.codes[0], group.codes[1]}});
+  to[320 + 8 * (g % 4) + g / 4] = group.scale.bits;
   Group<Byte, 2> pair = {{encode_pair<f8_e4m3>(rope.number(0), rope.number(1))}};
   put_bytes<kAligned>(to + 256 + 2 * g, pair);
 }
@@ -197,25 +208,27 @@ struct EntryLayout {
   int64_t entries;  // bytes: the largest power of two up to 16 that divides every address
 };
 
-inline constexpr int kEntryGroups = 4;  // of a thread, at most
-
 template <class T, class C, class Tokens>
 kvops_status write_plain(const char* op, const Tokens& tokens, const EntryLayout& layout,
                          const kvops_tensor& on) {
-  constexpr int kWide = gpu::kGroup<T>;
+  auto fits = [&](int64_t n) {
+    return layout.sources && layout.latent % n == 0 && layout.rope % n == 0 &&
+           layout.entries >= n * int64_t(sizeof(C));
+  };
   auto start = [&]<int N>() {
-    int64_t groups = (layout.latent + layout.rope) / N, each = kEntryGroups;
+    constexpr int kEach = 64 / (N * int(sizeof(T))) < 4 ? 64 / (N * int(sizeof(T))) : 4;
+    int64_t groups = (layout.latent + layout.rope) / N, each = kEach;
     // Fewer groups of a thread as long as there are few threads (H200).
     while (each > 1 && tokens.tokens * groups < each * 512 * compute_units(on)) each /= 2;
     int64_t threads = (groups + each - 1) / each, all = tokens.tokens * threads;
     gpu::PlainShape shape = {gpu::Splitter(threads), groups, layout.latent / N, all};
     int block = each > 1 ? gpu::kEntryThreads : gpu::kEntryThreads / 2;
-    return launch(op, gpu::plain_entry_kernel<Tokens, T, C, N, kEntryGroups>,
+    return launch(op, gpu::plain_entry_kernel<Tokens, T, C, N, kEach>,
                   {.x = (all + block - 1) / block, .threads = block}, on, tokens, shape);
   };
-  bool wide = layout.sources && layout.latent % kWide == 0 && layout.rope % kWide == 0 &&
-              layout.entries >= kWide * int64_t(sizeof(C));
-  return wide ? start.template operator()<kWide>() : start.template operator()<1>();
+  if (fits(gpu::kGroup<C>)) return start.template operator()<gpu::kGroup<C>>();
+  if (fits(gpu::kGroup<T>)) return start.template operator()<gpu::kGroup<T>>();
+  return start.template operator()<1>();
 }
 
 template <class F8, class T, class Tokens>

@@ -122,38 +122,6 @@ template <>
 __device__ inline uint16_t encode_pair<f8_e5m2>(float x, float y) {
   return __nv_cvt_float2_to_fp8x2(float2{x, y}, __NV_SATFINITE, __NV_E5M2);
 }
-// Codes of e4m3fnuz are those of twice the number in e4m3, but for the largest one and the ends.
-template <>
-__device__ inline uint16_t encode_pair<f8_e4m3fnuz>(float x, float y) {
-  uint32_t pair = encode_pair<f8_e4m3>(2 * x, 2 * y);
-  auto one = [](float v, uint32_t code) {
-    if (magnitude(v) > 232.0f) code |= 0x7F;  // halfway between the largest two, which ties to even
-    return code == 0x80 ? 0 : magnitude(v) <= 0x1.FFFFFEp127f ? code : 0x80;
-  };
-  return uint16_t(one(x, pair & 0xFF) | one(y, pair >> 8) << 8);
-}
-#endif
-
-// The same, as long as `usual` stays true: else all is to be done again with encode_pair(). In
-// codes() of four, what is still missing is made good.
-template <class F>
-struct QuickCodes {
-  bool usual = true;
-  __device__ uint16_t pair(float x, float y) { return encode_pair<F>(x, y); }
-  __device__ uint32_t codes(uint32_t four) { return four; }
-};
-#if !defined(__HIP__) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-template <>
-struct QuickCodes<f8_e4m3fnuz> {
-  bool usual = true;
-  __device__ uint16_t pair(float x, float y) {
-    usual = usual && magnitude(x) <= 232.0f && magnitude(y) <= 232.0f;
-    return encode_pair<f8_e4m3>(2 * x, 2 * y);
-  }
-  __device__ uint32_t codes(uint32_t four) {  // no zero has a sign
-    return four & (((four & 0x7F7F7F7F) + 0x7F7F7F7F) | 0x7F7F7F7F);
-  }
-};
 #endif
 
 // The same back, exactly. An e5m2 code is the upper half of an f16; others are moved into the bits
@@ -184,16 +152,6 @@ __device__ inline Two decode_pair<f8_e4m3>(uint32_t codes) {
   return {__low2float(pair), __high2float(pair)};
 }
 #endif
-
-// The code of encode_e2m1(). Steps are half of the power of two below, at least of 1:
-// the sum with a number in whose last place that is the unit rounds and counts them.
-__device__ inline uint32_t quick_e2m1(float y) {
-  float m = fminf(magnitude(y), 6.0f);
-  uint32_t power = max(float_bits(m) & 0x7F800000u, 0x3F800000u), unit = power + (22u << 23);
-  uint32_t steps = float_bits(add_rn(m, bits_float(unit))) - unit;
-  uint32_t code = (steps + ((power - 0x3F800000u) >> 22)) | (float_bits(y) >> 28 & 8u);
-  return y == y ? code : 7;
-}
 
 // x / d for d >= 1, rounded as IEEE says. Quick: as long as `usual` stays true; else all is to be
 // done again with Exact. The compiler's division goes a long way round for each zero and each small
@@ -243,26 +201,51 @@ __device__ inline float max_keep_nan(float x, float limit) {
 #endif
 }
 
+// Correctly rounded.
+__device__ inline float reciprocal(float x) {
+#if defined(__HIP__)
+  return div_rn(1, x);
+#else
+  return __frcp_rn(x);
+#endif
+}
+
 // x / scale for one scale and many x of type T, where the quotient is going to be an fp8 code.
-// quick(x) has the bits of the IEEE quotient where that is in [2^-20, 2^20), else a value of the
-// same sign that has the same code: zero or the largest. A correction of x * RN(1 / scale) by its
-// exact remainder gives the rounded quotient for every x of at most 13 bits and every scale
-// (tests/ops/division.cpp); longer x take a second one (Markstein). Remainders are exact as long as
-// they are not subnormal, hence the range of scales; for others `divides` is set. By powers of two,
-// as most scales are, the product is the quotient: `exact`.
+// quick(x) has the code of the IEEE quotient: the same bits, or on the same side of everything that
+// fp8 rounds to and from, or so small or large that its code is zero or the largest. NaN and
+// infinite x stay what they are, and so does the sign.
+//
+//   x of at most 11 bits   x inverse + x rest, rounded twice. inverse is below 1 / scale, so that
+//                          rest, what is missing, is positive: tests/ops/division.cpp tries all.
+//   longer x               x RN(1 / scale) corrected twice by its exact remainder (Markstein),
+//                          which it is not, if subnormal: hence the range
+//
+// For scales out of [2^-60, 2^60] `divides` is set.
 template <class T>
 struct Divider {
-  float scale, inverse;
-  bool divides, exact;
+  static constexpr bool kShort = sizeof(T) < 4;
+  float scale, inverse, rest = 0;
+  bool divides;
 
-  __device__ explicit Divider(float s) : scale(s), inverse(div_rn(1, s)) {
+  __device__ explicit Divider(float s) : scale(s), inverse(reciprocal(s)) {
     divides = !(s >= 0x1p-60f && s <= 0x1p60f);
-    exact = !divides && !(float_bits(s) & 0x007FFFFFu);
+    if constexpr (kShort) {
+      float rounded = inverse;
+      inverse = bits_float(float_bits(rounded) - 1);
+      rest = mul_rn(fmaf(-inverse, s, 1.0f), rounded);
+    }
+  }
+  // Of a power of two times the quotients.
+  __device__ Divider times(float power) const {
+    Divider d = *this;
+    d.scale /= power, d.inverse *= power, d.rest *= power;
+    return d;
   }
   __device__ float quick(float x) const {
+    if constexpr (kShort) return fmaf(x, inverse, mul_rn(x, rest));
     float rough = mul_rn(x, inverse), m = magnitude(rough);
     float q = fmaf(fmaf(-rough, scale, x), inverse, rough);
-    if (sizeof(T) > 2) q = fmaf(fmaf(-q, scale, x), inverse, q);
+    q = fmaf(fmaf(-q, scale, x), inverse, q);
     return m >= 0x1p-20f && m < 0x1p20f ? q : rough;  // NaN: rough
   }
 };

@@ -108,46 +108,44 @@ template <class T, int N>
 __device__ inline void set_pair(Group<T, N>& g, int i, float x, float y) {
   if constexpr (sizeof(T) == 2) {
     g.word[i / 2] = from_pair<T>(x, y);
-  } else if constexpr (sizeof(T) == 1) {
-    uint32_t pair = encode_pair<T>(x, y);
-    g.word[i / 4] = i % 4 ? g.word[i / 4] | pair << 16 : pair;
   } else {
     g.set(i, from_float<T>(x)), g.set(i + 1, from_float<T>(y));
   }
 }
 
-// fp8 codes of the quotients of an even number of elements.
-template <class C, class T, int N, class Quotient>
-__device__ inline Group<C, N> quotient_codes(const Group<T, N>& x, const Quotient& quotient) {
-  Group<C, N> y;
-  QuickCodes<C> quick;
-#pragma unroll
-  for (int i = 0; i < N; i += 2) {
-    uint32_t pair = quick.pair(quotient(x.number(i)), quotient(x.number(i + 1)));
-    y.word[i / 4] = i % 4 ? y.word[i / 4] | pair << 16 : pair;
-  }
-#pragma unroll
-  for (auto& word : y.word) word = quick.codes(word);
-  if (quick.usual) return y;
-#pragma unroll
-  for (int i = 0; i < N; i += 2) set_pair(y, i, quotient(x.number(i)), quotient(x.number(i + 1)));
-  return y;
+// Of two unsigned halves each.
+__device__ inline uint32_t larger_halves(uint32_t x, uint32_t y) {
+#if defined(__HIP__)
+  uint32_t low = (x & 0xFFFF) > (y & 0xFFFF) ? x : y, high = x >> 16 > y >> 16 ? x : y;
+  return (low & 0xFFFF) | (high & 0xFFFF0000u);
+#else
+  return __vmaxu2(x, y);
+#endif
 }
 
-// fp8 codes of x / scale.
-template <class C, class T, int N>
-__device__ inline Group<C, N> convert(const Group<T, N>& x, const Divider<T>& divide) {
-  Group<C, N> y;
-  if (divide.divides) {
-    for (int i = 0; i < N; ++i) y.set(i, quantise<C>(x.number(i), divide.scale));
-  } else if constexpr (N == 1) {
-    y.set(0, encode<C>(divide.quick(x.number(0))));
-  } else if (divide.exact) {
-    y = quotient_codes<C>(x, [&](float v) { return mul_rn(v, divide.inverse); });
-  } else {
-    y = quotient_codes<C>(x, [&](float v) { return divide.quick(v); });
+// The bits of the largest magnitude of 16-bit elements; above those of an infinite one: NaN.
+template <class T>
+inline constexpr uint32_t kInfinite = __is_same(T, bf16) ? 0x7F80 : 0x7C00;
+template <class T, int N>
+__device__ inline uint32_t largest_bits(const Group<T, N>& x) {
+  static_assert(sizeof(T) == 2 && N % 2 == 0);
+  uint32_t most = x.word[0] & 0x7FFF7FFFu;
+#pragma unroll
+  for (int i = 1; i < N / 2; ++i) most = larger_halves(most, x.word[i] & 0x7FFF7FFFu);
+  return (most & 0xFFFF) > most >> 16 ? most & 0xFFFF : most >> 16;
+}
+
+// The largest magnitude, NaN left out.
+template <class T, int N>
+__device__ inline float magnitude_of(const Group<T, N>& x) {
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    uint32_t bits = largest_bits(x);
+    if (__builtin_expect(bits <= kInfinite<T>, 1)) return to_float(T{uint16_t(bits)});
   }
-  return y;
+  float most = 0;
+#pragma unroll
+  for (int i = 0; i < N; ++i) most = fmaxf(most, magnitude(x.number(i)));
+  return most;
 }
 
 // RN_T(value * scale) of fp8 codes.

@@ -1,6 +1,7 @@
-// The quotient of gpu/numeric.cuh and cpu/cache_row-inl.h: x * RN(1 / scale), corrected once by its
-// exact remainder, is the IEEE quotient for every x of up to 11 significant bits and every scale.
-// Powers of two change nothing but exponents: x and scale in [1, 2) are all there is to try.
+// The quotient of cpu/cache_row-inl.h: x * RN(1 / scale), corrected once by its exact remainder, is
+// the IEEE quotient for every x of up to 11 significant bits and every scale. That of
+// gpu/numeric.cuh, x * inverse + x * rest, nearly always is, and has its fp8 code. Powers of two
+// change nothing but exponents: x and scale in [1, 2) are all there is to try.
 //
 // And the rounded product of cpu/concat_and_cache_mla_rope_fused.cpp: RN(65537 c x) - 65536 c x is
 // c x rounded to bf16.
@@ -28,10 +29,36 @@ __attribute__((target("avx2,fma"))) int64_t wrong_quotients(float x) {
   return wrong;
 }
 
-int64_t wrong_quotients_of(int mantissa_bits, int step) {
+// Scales whose x * inverse + x * rest has another fp8 code than RN(x / scale): with up to 4
+// significant bits of a normal number, fewer of a subnormal one. The sum with 1.5 * 2^(23 - k)
+// rounds to multiples of 2^-k.
+__attribute__((target("avx2,fma"))) int64_t wrong_codes(float x) {
   int64_t wrong = 0;
-  for (int m = 0; m < 1 << mantissa_bits; m += step)
-    wrong += wrong_quotients(1.0f + std::ldexp(float(m), -mantissa_bits));
+  for (uint32_t i = 0; i < 1u << 23; ++i) {
+    uint32_t bits = 0x3F800000u | i;
+    float scale, inverse;
+    std::memcpy(&scale, &bits, sizeof scale);
+    float rounded = 1.0f / scale;
+    std::memcpy(&bits, &rounded, sizeof bits);
+    --bits;
+    std::memcpy(&inverse, &bits, sizeof inverse);
+    float rest = __builtin_fmaf(-inverse, scale, 1.0f) * rounded;
+    float q = __builtin_fmaf(x, inverse, x * rest), exact = x / scale;
+    int differs = rest <= 0;
+    for (int k = 0; k <= 4; ++k) {  // quotients are in (0.5, 2)
+      float to_multiples = 0x1.8p23f / float(1 << k);
+      differs |= int(q + to_multiples != exact + to_multiples);
+    }
+    wrong += differs;
+  }
+  return wrong;
+}
+
+template <class F>
+int64_t of_all(F&& wrong_of, int mantissa_bits) {
+  int64_t wrong = 0;
+  for (int m = 0; m < 1 << mantissa_bits; ++m)
+    wrong += wrong_of(1.0f + std::ldexp(float(m), -mantissa_bits));
   return wrong;
 }
 
@@ -56,12 +83,14 @@ TEST_CASE("rope: the rounded product of two bf16 by FMA, in all its range") {
     CHECK(wrong_products(x, c) == 0);
 }
 
-TEST_CASE("gpu division: every bf16 by every scale") {
+TEST_CASE("division: every bf16 by every scale") {
   if (!__builtin_cpu_supports("fma")) return;  // it would take minutes
-  CHECK(wrong_quotients_of(7, 1) == 0);
+  CHECK(of_all(wrong_quotients, 7) == 0);
+  CHECK(of_all(wrong_codes, 7) == 0);
 }
 
-TEST_CASE("gpu division: every f16 by every scale", "[slow]") {
+TEST_CASE("division: every f16 by every scale", "[slow]") {
   if (!__builtin_cpu_supports("fma")) return;
-  CHECK(wrong_quotients_of(10, 1) == 0);
+  CHECK(of_all(wrong_quotients, 10) == 0);
+  CHECK(of_all(wrong_codes, 10) == 0);
 }
