@@ -5,8 +5,9 @@
 //
 // A block has a tile of tokens and kColumns columns (heads * size) of one side (K, V: blockIdx.z).
 // Groups of K are moved by threads that are neighbours in tokens first, so that runs of tokens are
-// dense in the cache. V is turned in shared memory: where the tokens of 16 bytes of the cache are
-// in the tile one after another (a prompt), they are one store, others go element by element.
+// dense in the cache. V is turned: elements in registers, then words in shared memory. Where the
+// tokens of 16 bytes of the cache are in the tile one after another (a prompt), they are one store,
+// others go element by element.
 #include "core/dispatch.h"
 #include "core/integers.h"
 #include "gpu/codes.cuh"
@@ -18,7 +19,8 @@ namespace {
 using namespace kvops::gpu;
 
 constexpr const char* kOp = "reshape_and_cache";
-constexpr int kThreads = 256, kMaxTile = 64;
+// Four blocks on an SM (H200): K and V together would take more registers than either alone.
+constexpr int kThreads = 256, kBlocks = 4, kMaxTile = 64;
 
 template <class C>
 constexpr int kColumns = sizeof(C) == 4 ? 64 : 128;
@@ -39,61 +41,70 @@ struct Call {
 
 struct Tile {
   int64_t block[kMaxTile], at[kMaxTile];
-  uint32_t links[2];                         // a bit for every token: it follows the one before
-  uint32_t leads[2], singles[2];             // a bit for every token
-  uint8_t lead[kMaxTile], single[kMaxTile];  // the tokens of those bits
+  int leads, singles;                        // how many there are
+  uint8_t lead[kMaxTile], single[kMaxTile];  // first tokens of 16 bytes, tokens on their own
 };
 
-// The n-th token of a set, for all of them.
-__device__ inline void list_tokens(const uint32_t (&set)[2], uint8_t (&list)[kMaxTile]) {
-  int i = int(threadIdx.x);
-  if (i >= kMaxTile || !(set[i / 32] >> i % 32 & 1)) return;
-  int before = int(__popc(set[i / 32] & ((1u << i % 32) - 1))) + (i / 32 ? int(__popc(set[0])) : 0);
-  list[before] = uint8_t(i);
-}
+// The first 32 threads look up the slots of the tokens i and 32 + i of the tile.
+struct Lookup {
+  static constexpr int kEach = kMaxTile / 32;
+  int64_t slot[kEach], before[kEach];  // on their way beside the rows; -1: none
 
-// The slot of this thread's token, on its way beside the rows; -1: none.
-__device__ int64_t slot_of(const SlotMap& slots, int64_t first, int count) {
-  int i = int(threadIdx.x);
-  return i < kMaxTile && i < count && first + i < slots.tokens ? slots.slot[first + i] : -1;
-}
-
-__device__ void find_places(const SlotMap& slots, int64_t slot, bool counts, Tile& tile) {
-  int i = int(threadIdx.x);
-  if (i < 2) tile.links[i] = tile.leads[i] = tile.singles[i] = 0;
-  if (i < kMaxTile) {
-    Place place = slots.place_of(slot, counts);
-    tile.block[i] = place.block, tile.at[i] = place.at;
+  __device__ Lookup(const SlotMap& slots, int64_t first, int count) {
+    int i = int(threadIdx.x);
+    if (i >= 32) return;
+#pragma unroll
+    for (int n = 0; n < kEach; ++n) {
+      int t = n * 32 + i;
+      bool live = t < count && first + t < slots.tokens;
+      slot[n] = live ? slots.slot[first + t] : -1;
+      before[n] = live && t ? slots.slot[first + t - 1] : -1;
+    }
   }
-  __syncthreads();
-}
-
-// kRun: tokens of 16 bytes of V; 1: none are moved together.
-template <int kRun>
-__device__ void find_runs(Tile& tile) {
-  int i = int(threadIdx.x);
-  bool used = i < kMaxTile && tile.block[i] >= 0;
-  if constexpr (kRun > 1) {
-    if (used && i && tile.block[i] == tile.block[i - 1] && tile.at[i] == tile.at[i - 1] + 1)
-      atomicOr(&tile.links[i / 32], 1u << i % 32);
+  // Places of all tokens. kRun: tokens of 16 bytes that are to be found, 1: none are; 0: of K.
+  template <int kRun>
+  __device__ void find_places(const SlotMap& slots, bool counts, Tile& tile) const {
+    int i = int(threadIdx.x);
+    if (i < 32) {
+      Place place[kEach];
+      uint64_t links = 0;  // a bit for every token: it follows the one before
+#pragma unroll
+      for (int n = 0; n < kEach; ++n) {
+        place[n] = slots.place_of(slot[n], counts);
+        tile.block[n * 32 + i] = place[n].block, tile.at[n * 32 + i] = place[n].at;
+        if constexpr (kRun > 1) {
+          bool follows = place[n].block >= 0 && place[n].at && slot[n] == before[n] + 1;
+          links |= uint64_t(uint32_t(ballot(follows))) << n * 32;
+        }
+      }
+      if constexpr (kRun > 0) list_runs<kRun>(place, links, tile);
+    }
     __syncthreads();
   }
-  if (used) {
+
+ private:
+  template <int kRun>
+  static __device__ void list_runs(const Place (&place)[kEach], uint64_t links, Tile& tile) {
     constexpr uint64_t kAll = (uint64_t(1) << (kRun - 1)) - 1;
-    uint64_t links = tile.links[0] | uint64_t(tile.links[1]) << 32;
-    int offset = int(tile.at[i] % kRun), lead = i - offset;  // of these 16 bytes
-    bool covered =
-        kRun > 1 && lead >= 0 && lead + kRun <= kMaxTile && (links >> lead >> 1 & kAll) == kAll;
-    if (!covered)
-      atomicOr(&tile.singles[i / 32], 1u << i % 32);
-    else if (!offset)
-      atomicOr(&tile.leads[i / 32], 1u << i % 32);
+    int i = int(threadIdx.x), leads = 0, singles = 0;
+#pragma unroll
+    for (int n = 0; n < kEach; ++n) {
+      bool used = place[n].block >= 0;
+      int offset = int(place[n].at % kRun), lead = n * 32 + i - offset;  // of these 16 bytes
+      bool covered = kRun > 1 && used && lead >= 0 && lead + kRun <= kMaxTile &&
+                     (links >> lead >> 1 & kAll) == kAll;
+      leads = list(covered && !offset, n * 32 + i, leads, tile.lead);
+      singles = list(used && !covered, n * 32 + i, singles, tile.single);
+    }
+    if (!i) tile.leads = leads, tile.singles = singles;
   }
-  __syncthreads();
-  list_tokens(tile.leads, tile.lead);
-  list_tokens(tile.singles, tile.single);
-  __syncthreads();
-}
+  // Token t joins those of a list, of which there are `all`; how many then.
+  static __device__ int list(bool joins, int t, int all, uint8_t (&tokens)[kMaxTile]) {
+    uint32_t set = uint32_t(ballot(joins));
+    if (joins) tokens[all + int(__popc(set & ((1u << t % 32) - 1)))] = uint8_t(t);
+    return all + int(__popc(set));
+  }
+};
 
 // The scale is read before what a block waits for.
 template <class T, class C>
@@ -112,7 +123,7 @@ __device__ Group<C, N> converted(const Group<T, N>& x, const Divider<T>& divide)
 template <class T, class C, bool kAligned>
 __device__ void move_keys(const Call<T, C>& c, int64_t first, int64_t column, Tile& tile) {
   constexpr int N = kGroup<C>, kGroups = kColumns<C> / N, kUnroll = kMaxTile * kGroups / kThreads;
-  int64_t slot = slot_of(c.slots, first, c.tile);
+  Lookup lookup(c.slots, first, c.tile);
   Group<T, N> x[kUnroll];
   auto token_of = [](int i) { return i % 32 / 4 + i / (8 * kGroups) * 8; };
   auto column_of = [&](int i) { return column + (i % 4 + i / 32 % (kGroups / 4) * 4) * N; };
@@ -125,7 +136,7 @@ __device__ void move_keys(const Call<T, C>& c, int64_t first, int64_t column, Ti
     x[u] = load<N, kAligned>(c.key + (first + t) * c.key_token + h * c.key_head + d);
   }
   float scale = scale_of<T, C>(c.k_scale);
-  find_places(c.slots, slot, !column, tile);
+  lookup.find_places<0>(c.slots, !column, tile);
   Divider<T> divide(scale);
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
@@ -145,51 +156,89 @@ __device__ void move_keys(const Call<T, C>& c, int64_t first, int64_t column, Ti
   }
 }
 
-// A row of the tile: words of columns, and some more so that neighbours use all banks.
+// The tile's tokens of each column, one after another. Chunks of 16 bytes of a column are turned
+// by as many places as let eight neighbours of a row, and of what load_values() stores at once, be
+// in other banks (two of them in one bank, where C has 8 bits).
 template <class C>
 struct Turned {
-  static constexpr int kWords = kColumns<C> * int(sizeof(C)) / 4;
-  static constexpr int kPitch = kWords + (sizeof(C) == 4 ? 4 : sizeof(C) == 2 ? 2 : 1);
-  uint32_t word[kMaxTile * kPitch];
+  static constexpr int kPerWord = 4 / int(sizeof(C)), kWords = kMaxTile / kPerWord;
+  static constexpr int kChunks = kWords / 4, kPerLine = kWords < 32 ? 32 / kWords : 1;
+  alignas(16) uint32_t words[kColumns<C> * kWords];
+
+  // Word w of column k.
+  __device__ uint32_t* word(int k, int w) {
+    int chunk = (w / 4 + k / kPerLine + k / 8) % kChunks;
+    return words + k * kWords + chunk * 4 + w % 4;
+  }
+  __device__ C get(int k, int t) {
+    return reinterpret_cast<const C*>(word(k, t / kPerWord))[t % kPerWord];
+  }
+  // kGroup<C> tokens from t on: 16 bytes of the cache.
+  __device__ Group<C, kGroup<C>> run(int k, int t) {
+    if (t % kGroup<C> == 0)
+      return load<kGroup<C>, true>(reinterpret_cast<const C*>(word(k, t / kPerWord)));
+    Group<C, kGroup<C>> y;
+    int first = t / kPerWord;
+    uint32_t low = *word(k, first);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      uint32_t high = first + i + 1 < kWords ? *word(k, first + i + 1) : 0;
+      y.word[i] = uint32_t((uint64_t(high) << 32 | low) >> t % kPerWord * (32 / kPerWord));
+      low = high;
+    }
+    return y;
+  }
 };
 
-// Column k of kGroup<C> tokens from t on: 16 bytes of the cache.
-template <class C>
-__device__ Group<C, kGroup<C>> column_group(const Turned<C>& turned, int t, int k) {
-  constexpr int kPitch = Turned<C>::kPitch * 4 / int(sizeof(C));
-  const C* from = reinterpret_cast<const C*>(turned.word) + t * kPitch + k;
-  Group<C, kGroup<C>> y;
-#pragma unroll
-  for (int n = 0; n < kGroup<C>; ++n) y.set(n, from[n * kPitch]);
-  return y;
+// Column j of the tokens of a word.
+template <class C, int N, int kTokens>
+__device__ uint32_t across(const Group<C, N> (&x)[kTokens], int j) {
+  if constexpr (kTokens == 1) {
+    return x[0].word[j];
+  } else if constexpr (kTokens == 2) {
+    return __byte_perm(x[0].word[j / 2], x[1].word[j / 2], j % 2 ? 0x7632 : 0x5410);
+  } else {
+    int half = j % 4 < 2 ? 0x5140 : 0x7362;
+    return __byte_perm(__byte_perm(x[0].word[j / 4], x[1].word[j / 4], half),
+                       __byte_perm(x[2].word[j / 4], x[3].word[j / 4], half),
+                       j % 2 ? 0x7632 : 0x5410);
+  }
 }
 
+// A thread has kPerWord tokens of a group of 16 bytes: eight neighbours have groups of one token,
+// 32 the tokens of a chunk.
 template <class T, class C, bool kAligned>
 __device__ void load_values(const Call<T, C>& c, int64_t first, int64_t column, Turned<C>& turned) {
-  constexpr int N = kGroup<T>, kGroups = kColumns<C> / N, kUnroll = 4;
-  constexpr int kWords = N * int(sizeof(C)) / 4;  // of a group
+  constexpr int N = kGroup<T>, kGroups = kColumns<C> / N, kR = Turned<C>::kPerWord;
+  constexpr int kItems = kMaxTile / kR * kGroups;
+  static_assert(kItems % kThreads == 0 && kGroups % 8 == 0);
+  constexpr int kUnroll = kItems / kThreads;
   float scale = scale_of<T, C>(c.v_scale);
-  for (int base = 0; base < c.tile * kGroups; base += kThreads * kUnroll) {
-    Group<T, N> x[kUnroll];
+  Group<T, N> x[kUnroll][kR];
+  auto group_of = [](int i) { return i % 8 + i / 32 % (kGroups / 8) * 8; };
+  auto word_of = [](int i) { return i / 8 % 4 + i / (4 * kGroups) * 4; };
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      int i = base + int(threadIdx.x) + u * kThreads, t = i / kGroups;
-      int64_t at = column + i % kGroups * N;
-      if (t >= c.tile || first + t >= c.slots.tokens || at >= c.columns) continue;
-      auto [h, d] = c.size(at);
-      x[u] = load<N, kAligned>(c.value + (first + t) * c.value_token + h * c.value_head + d);
-    }
-    Divider<T> divide(scale);
+  for (int u = 0; u < kUnroll; ++u) {
+    int i = int(threadIdx.x) + u * kThreads, t = word_of(i) * kR;
+    int64_t at = column + group_of(i) * N;
+    if (at >= c.columns) continue;
+    auto [h, d] = c.size(at);
+    const T* from = c.value + (first + t) * c.value_token + h * c.value_head + d;
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      int i = base + int(threadIdx.x) + u * kThreads, t = i / kGroups;
-      if (t >= c.tile || first + t >= c.slots.tokens || column + i % kGroups * N >= c.columns)
-        continue;
-      auto y = converted<C>(x[u], divide);
+    for (int r = 0; r < kR; ++r, from += c.value_token)
+      x[u][r] = t + r < c.tile && first + t + r < c.slots.tokens ? load<N, kAligned>(from)
+                                                                 : Group<T, N>{};
+  }
+  Divider<T> divide(scale);
 #pragma unroll
-      for (int w = 0; w < kWords; ++w)
-        turned.word[t * Turned<C>::kPitch + i % kGroups * kWords + w] = y.word[w];
-    }
+  for (int u = 0; u < kUnroll; ++u) {
+    int i = int(threadIdx.x) + u * kThreads, w = word_of(i), k = group_of(i) * N;
+    if (w * kR >= c.tile || column + k >= c.columns) continue;
+    Group<C, N> y[kR];
+#pragma unroll
+    for (int r = 0; r < kR; ++r) y[r] = converted<C>(x[u][r], divide);
+#pragma unroll
+    for (int j = 0; j < N; ++j) *turned.word(k + j, w) = across(y, j);
   }
 }
 
@@ -197,47 +246,51 @@ template <class T, class C, bool kAligned>
 __device__ void move_values(const Call<T, C>& c, int64_t first, int64_t column, Tile& tile,
                             Turned<C>& turned) {
   constexpr int G = kGroup<C>, kAll = kColumns<C>;
-  int64_t slot = slot_of(c.slots, first, c.tile);
+  Lookup lookup(c.slots, first, c.tile);
   load_values<T, C, kAligned>(c, first, column, turned);
-  find_places(c.slots, slot, false, tile);
   if (c.v_grouped)
-    find_runs<G>(tile);
+    lookup.find_places<G>(c.slots, false, tile);
   else
-    find_runs<1>(tile);
-  int leads = int(__popc(tile.leads[0]) + __popc(tile.leads[1]));
-  int singles = int(__popc(tile.singles[0]) + __popc(tile.singles[1]));
+    lookup.find_places<1>(c.slots, false, tile);
+  int leads = tile.leads, singles = tile.singles;
   // Two neighbours of a block first, then the next column: 512 bytes of the cache for a warp.
+#pragma unroll 1
   for (int i = int(threadIdx.x); i < (leads + 1) / 2 * 2 * kAll; i += kThreads) {
     int n = i / (2 * kAll) * 2 + i % 2, k = i / 2 % kAll;
     if (n >= leads || column + k >= c.columns) continue;
     int t = tile.lead[n];
     auto [h, d] = c.size(column + k);
     C* to = c.value_cache + tile.block[t] * c.v[0] + h * c.v[1] + d * c.v[2] + tile.at[t];
-    store<true>(to, column_group<C>(turned, t, k));
+    store<true>(to, turned.run(k, t));
   }
+#pragma unroll 1
   for (int i = int(threadIdx.x); i < singles * kAll; i += kThreads) {
     int t = tile.single[i / kAll], k = i % kAll;
     if (column + k >= c.columns) continue;
     auto [h, d] = c.size(column + k);
     C* to = c.value_cache + tile.block[t] * c.v[0] + h * c.v[1] + d * c.v[2] + tile.at[t] * c.v[3];
-    *to = reinterpret_cast<const C*>(turned.word)[t * (Turned<C>::kPitch * 4 / int(sizeof(C))) + k];
+    *to = turned.get(k, t);
   }
 }
 
 template <class T, class C, bool kAligned>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     reshape_and_cache_kernel(KVOPS_IN_PLACE Call<T, C> call) {
   __shared__ Tile tile;
   __shared__ Turned<C> turned;
   int64_t first = int64_t(blockIdx.x) * call.tile;
-  for (int64_t column = int64_t(blockIdx.y) * kColumns<C>; column < call.columns;
-       column += int64_t(gridDim.y) * kColumns<C>) {
-    if (blockIdx.z)
-      move_values<T, C, kAligned>(call, first, column, tile, turned);
-    else
-      move_keys<T, C, kAligned>(call, first, column, tile);
-    __syncthreads();
-  }
+  auto each_column = [&](auto&& move) {
+    for (int64_t column = int64_t(blockIdx.y) * kColumns<C>; column < call.columns;
+         column += int64_t(gridDim.y) * kColumns<C>) {
+      move(column);
+      __syncthreads();
+    }
+  };
+  if (blockIdx.z)
+    each_column(
+        [&](int64_t column) { move_values<T, C, kAligned>(call, first, column, tile, turned); });
+  else
+    each_column([&](int64_t column) { move_keys<T, C, kAligned>(call, first, column, tile); });
 }
 
 template <class T, class C>
