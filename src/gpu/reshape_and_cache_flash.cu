@@ -1,7 +1,7 @@
 // key_cache[b, o, h, :] = conv(key[t, h, :]), and so for value, for the slot b * block + o of token
-// t. A block has a tile of tokens of one side (K or V: blockIdx.z), a thread one group of 16 bytes
-// of up to kUnroll tokens' rows. The block looks the slots up once, into shared memory. conv: a
-// copy, or one division and one rounding to fp8; NVFP4 with the bytes of core/nvfp4.h.
+// t. A block has a tile of tokens of one side (K or V: blockIdx.z), a thread one group of the rows
+// of up to four tokens, 64 bytes in all. The block looks the slots up once, into shared memory.
+// conv: a copy, or one division and one rounding to fp8; NVFP4 with the bytes of core/nvfp4.h.
 #include "core/dispatch.h"
 #include "core/integers.h"
 #include "gpu/codes.cuh"
@@ -14,7 +14,7 @@ namespace {
 using namespace kvops::gpu;
 
 constexpr const char* kOp = "reshape_and_cache_flash";
-constexpr int kThreads = 256, kUnroll = 4;
+constexpr int kThreads = 256;
 constexpr int64_t kEnough = 2;  // H200: fewer leave SMs idle, more look slots up too often
 
 struct Slots {
@@ -39,17 +39,25 @@ struct Sides {
   Side<T, C> side[2];
 };
 
-// Where the tokens of a tile go: offsets in the cache, kNowhere: not to be written; places in
-// blocks.
+// Where the tokens of a tile go: offsets in the cache, kNowhere: not to be written; of NVFP4, those
+// of scales, or places in blocks.
 constexpr int64_t kNowhere = INT64_MIN;
 struct Places {
-  int64_t offset[kThreads], at[kThreads];
+  int64_t offset[kThreads], scale[kThreads];
 };
+
+// Tokens of a thread, at most: four, up to 64 bytes. n: elements of a group.
+template <class T>
+constexpr int tokens_of_thread(int n) {
+  int bytes = n * int(sizeof(T));
+  return bytes <= 16 ? 4 : 64 / bytes;
+}
 
 // Rows of one side on their way: a group of those of tokens sub, sub + subs, ... of the tile. N:
 // elements of a group, a divisor of size.
 template <class T, class C, int N, bool kAligned>
 struct Rows {
+  static constexpr int kUnroll = tokens_of_thread<T>(N);
   const Side<T, C>& side;
   const Slots& slots;
   int sub, subs, count;  // tokens of the tile
@@ -76,7 +84,9 @@ struct Rows {
     for (int u = 0; u < kUnroll; ++u, src += far)
       if (sub + u * subs < count) x[u] = load<N, kAligned>(src);
   }
-  __device__ void find_places(Places& places) const {
+  // scale(place): what else is to be known of a token.
+  template <class F>
+  __device__ void find_places(Places& places, F&& scale) const {
     int i = int(threadIdx.x);
     if (i < slots.tile) {
       Place place = {-1, 0};
@@ -84,7 +94,7 @@ struct Rows {
         place = slots.map.place(int64_t(blockIdx.x) * slots.tile + i, !(blockIdx.y | blockIdx.z));
       places.offset[i] =
           place.block < 0 ? kNowhere : place.block * side.dst_block + place.at * side.dst_token;
-      places.at[i] = place.at;
+      places.scale[i] = scale(place);
     }
     __syncthreads();
   }
@@ -115,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     if constexpr (!__is_same(T, C)) scale = side.scale[rows.h * side.scale_step];
   };
   if (rows.live()) load();
-  rows.find_places(places);
+  rows.find_places(places, [](Place) { return 0; });
   while (rows.live()) {
     C* dst = side.dst + rows.h * side.dst_head + rows.j;
     Divider<T> divide(scale);
@@ -139,7 +149,7 @@ struct Pages {
 
 // One thread per 16 elements. kAligned: rows are multiples of 16 bytes and pages of 8.
 template <class T, bool kAligned, bool kFourOverSix>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kFourOverSix ? 2 : 4)
     nvfp4_kernel(KVOPS_IN_PLACE Sides<T, uint8_t> sides, KVOPS_IN_PLACE Slots slots,
                  KVOPS_IN_PLACE Pages pages) {
   __shared__ Places places;
@@ -148,9 +158,11 @@ __global__ void __launch_bounds__(kThreads)
   Rows<T, uint8_t, 16, kAligned> rows(side, slots);
   float k_scale = *side.scale;
   if (rows.live()) rows.load_rows();
-  rows.find_places(places);
+  const int64_t codes_step = side.dst_token, scale_step = codes_step / 8;
+  rows.find_places(places, [&](Place place) {
+    return page.transposed ? place.at : place.block * side.dst_block + place.at * scale_step;
+  });
   Nvfp4Scale scale(k_scale);
-  const int64_t codes_step = page.codes(1, 0, 0), scale_step = codes_step / 8;
   while (rows.live()) {
     const int64_t g = rows.j / 16;
     uint8_t* codes_to = side.dst + page.codes(0, rows.h, g);
@@ -165,11 +177,12 @@ __global__ void __launch_bounds__(kThreads)
       } else {
         out = nvfp4_group(x, scale);
       }
-      const int64_t at = places.at[i];
       Group<Byte, 8> codes = {{out.codes[0], out.codes[1]}};
-      store<kAligned>(reinterpret_cast<Byte*>(codes_to + offset + at * codes_step), codes);
-      int64_t of_scale = page.transposed ? page.scale(at, rows.h, g) : at * scale_step;
-      scale_to[offset + of_scale] = out.scale.bits;
+      store<kAligned>(reinterpret_cast<Byte*>(codes_to + offset), codes);
+      int64_t of_scale = places.scale[i];
+      if (page.transposed)
+        of_scale = offset - of_scale * codes_step + page.scale(of_scale, rows.h, g);
+      scale_to[of_scale] = out.scale.bits;
     });
     rows.item += rows.step;
     if (rows.live()) rows.load_rows();
@@ -177,12 +190,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // As many tokens in a block as leave `kEnough` blocks for every SM.
-Grid tile_tokens(Slots& slots, const kvops_tensor& on) {
+Grid tile_tokens(Slots& slots, int64_t unroll, const kvops_tensor& on) {
   while (1 << slots.shift < slots.items && 1 << slots.shift < kThreads) ++slots.shift;
   int64_t subs = kThreads >> slots.shift, columns = ceil_div(slots.items, 1 << slots.shift);
   if (columns > 65535) columns = 65535;
   int64_t tile = subs, enough = kEnough * compute_units(on);
-  while (tile < subs * kUnroll && tile < kThreads &&
+  while (tile < subs * unroll && tile < kThreads &&
          ceil_div(slots.map.tokens, tile * 2) * columns * 2 >= enough)
     tile *= 2;
   slots.tile = int(tile);
@@ -210,32 +223,37 @@ Slots slots_of(const kvops_reshape_and_cache_flash_args& a, int64_t heads, int64
 
 template <class T, class C>
 kvops_status plain(const kvops_reshape_and_cache_flash_args& a) {
-  constexpr int N = kGroup<T>;
+  constexpr int kWide = kGroup<C>;  // H200: 16 bytes of fp8 are faster than 16 of what becomes it
   int64_t heads = a.key.shape[1], size = a.key.shape[2];
   Sides<T, C> sides = {{side_of<T, C>(a.key, a.key_cache, a.k_scale),
                         side_of<T, C>(a.value, a.value_cache, a.v_scale)}};
-  bool aligned = size % N == 0 && rows_aligned(a.key, sizeof(T), 16) &&
-                 rows_aligned(a.value, sizeof(T), 16) &&
-                 rows_aligned(a.key_cache, sizeof(C), N * sizeof(C)) &&
-                 rows_aligned(a.value_cache, sizeof(C), N * sizeof(C));
-  auto slots = slots_of(a, heads, size / (aligned ? N : 1));
-  auto grid = tile_tokens(slots, a.key_cache);
-  return aligned ? launch(kOp, plain_kernel<T, C, N>, grid, a.key_cache, sides, slots)
-                 : launch(kOp, plain_kernel<T, C, 1>, grid, a.key_cache, sides, slots);
+  bool rows = rows_aligned(a.key, sizeof(T), 16) && rows_aligned(a.value, sizeof(T), 16);
+  auto fits = [&](int64_t n) {
+    return rows && size % n == 0 && rows_aligned(a.key_cache, sizeof(C), n * int64_t(sizeof(C))) &&
+           rows_aligned(a.value_cache, sizeof(C), n * int64_t(sizeof(C)));
+  };
+  auto start = [&]<int N>() {
+    auto slots = slots_of(a, heads, size / N);
+    auto grid = tile_tokens(slots, tokens_of_thread<T>(N), a.key_cache);
+    return launch(kOp, plain_kernel<T, C, N>, grid, a.key_cache, sides, slots);
+  };
+  if (fits(kWide)) return start.template operator()<kWide>();
+  if (fits(kGroup<T>)) return start.template operator()<kGroup<T>>();
+  return start.template operator()<1>();
 }
 
 template <class T>
 kvops_status nvfp4(const kvops_reshape_and_cache_flash_args& a) {
   Sides<T, uint8_t> sides = {{side_of<T, uint8_t>(a.key, a.key_cache, a.k_scale),
                               side_of<T, uint8_t>(a.value, a.value_cache, a.v_scale)}};
-  for (auto& side : sides.side) side.dst_token = 0;  // pages have an order of their own
   bool transposed = a.v_scale_layout == KVOPS_V_SCALE_TRANSPOSED;  // scales of V only
   Pages pages = {{nvfp4_page(a.key_cache, false), nvfp4_page(a.value_cache, transposed)}};
   bool aligned = rows_aligned(a.key, sizeof(T), 16) && rows_aligned(a.value, sizeof(T), 16);
   for (auto* cache : {&a.key_cache, &a.value_cache})
     aligned = aligned && is_multiple(cache->data, 8) && cache->stride[0] % 8 == 0;
+  for (int i = 0; i < 2; ++i) sides.side[i].dst_token = pages.of[i].codes(1, 0, 0);
   auto slots = slots_of(a, pages.of[0].heads, pages.of[0].groups);
-  auto grid = tile_tokens(slots, a.key_cache);
+  auto grid = tile_tokens(slots, tokens_of_thread<T>(16), a.key_cache);
   auto start = [&]<bool kFourOverSix>() {
     auto kernel =
         aligned ? nvfp4_kernel<T, true, kFourOverSix> : nvfp4_kernel<T, false, kFourOverSix>;
