@@ -27,6 +27,9 @@ namespace {
 constexpr int64_t kMaxSets = 1024;
 constexpr size_t kMaxLaunches = 1024;  // of a graph
 
+// A call that writes less than this part of its bytes is measured beside reading, too.
+constexpr double kMostlyReads = 0.1;
+
 using Clock = std::chrono::steady_clock;
 
 struct Measurement {
@@ -34,6 +37,7 @@ struct Measurement {
   std::string implementation, copy_kind;
   double median = 0, low = 0, high = 0, copy = 0;  // seconds a call; 10th and 90th percentile
   double onednn = 0;                               // for as many multiply-adds; 0: not compared
+  double read = 0;                                 // of as many bytes; 0: not compared
   int64_t bytes = 0, memory = 0;
   size_t samples = 0, calls = 0;
   bool by_graph = false;
@@ -147,6 +151,7 @@ class Bench {
     if (problem.empty())
       problem = copies.prepare(device_, m.bytes, options_.resident ? 0 : span, threads_);
     if (!problem.empty()) return problem;
+    if (double(layout.written) < kMostlyReads * double(m.bytes)) copies.add_reads();
     m.memory = memory.bytes();
     memory.use_stream(stream_);
     std::unique_ptr<OneDnn> product;
@@ -202,6 +207,10 @@ class Bench {
     m.median = quantile(times, 0.5), m.low = quantile(times, 0.1), m.high = quantile(times, 0.9);
     for (auto& rival : rivals) {
       double median = quantile(rival.times, 0.5);
+      if (copies.is_read(rival.kind)) {
+        m.read = m.read > 0 ? std::min(m.read, median) : median;
+        continue;
+      }
       if (m.copy > 0 && median >= m.copy) continue;
       m.copy = median;
       m.copy_kind = copies.name(rival.kind);
@@ -216,11 +225,12 @@ class Bench {
     std::vector<double> times = {};
   };
 
-  // The fastest kind of copy by one thread and the fastest by all, at this size; both are then
-  // measured beside the operator.
+  // The fastest kind of copy by one thread and the fastest by all, at this size, and of reads; all
+  // are then measured beside the operator.
   std::vector<Rival> pick(Copies& copies, double seconds, bool by_graph) {
     std::vector<Rival> best;
-    double shortest[2] = {1e30, 1e30};
+    double shortest[4] = {1e30, 1e30, 1e30, 1e30};
+    auto rank = [&](size_t kind) { return 2 * copies.is_read(kind) + copies.is_team(kind); };
     copies.wake();
     for (size_t kind = 0; kind < copies.kinds(); ++kind) {
       Sampler copy(device_, stream_, by_graph,
@@ -229,10 +239,10 @@ class Bench {
       if (!calls) return {};
       std::vector<double> times(5);
       for (auto& time : times) time = copy.sample(calls);
-      double& least = shortest[copies.is_team(kind)];
+      double& least = shortest[rank(kind)];
       if (quantile(times, 0.5) >= least) continue;
       least = quantile(times, 0.5);
-      std::erase_if(best, [&](auto& r) { return copies.is_team(r.kind) == copies.is_team(kind); });
+      std::erase_if(best, [&](auto& r) { return rank(r.kind) == rank(kind); });
       best.push_back({kind, std::move(copy), calls});
     }
     copies.sleep();
@@ -251,6 +261,7 @@ void print_row(const kvops_op_info* op, const Measurement& m) {
   std::printf("%-24s %-14s %-40s %10.2f us  %7.2f GB/s  %5.1f %% of a %s copy", op->name,
               m.one.name.c_str(), m.one.text.c_str(), m.median * 1e6, gb(m.median),
               100 * m.copy / m.median, m.copy_kind.c_str());
+  if (m.read > 0) std::printf("  %5.1f %% of reading", 100 * m.read / m.median);
   if (m.onednn > 0) std::printf("  %5.1f %% of oneDNN", 100 * m.onednn / m.median);
   std::printf("\n");
   std::fflush(stdout);
@@ -265,6 +276,7 @@ void add_row(Json& json, const kvops_op_info* op, const Measurement& m) {
   json.field("bytes", m.bytes).field("gb_per_s", gb(m.median));
   json.field("copy", m.copy_kind).field("copy_us", m.copy * 1e6);
   json.field("copy_gb_per_s", gb(m.copy)).field("of_copy", m.copy / m.median);
+  if (m.read > 0) json.field("read_us", m.read * 1e6).field("of_read", m.read / m.median);
   if (m.onednn > 0) json.field("onednn_us", m.onednn * 1e6).field("of_onednn", m.onednn / m.median);
   json.field("by_graph", m.by_graph);
   json.field("samples", int64_t(m.samples)).field("calls_per_sample", int64_t(m.calls));

@@ -1,4 +1,4 @@
-// Copies by memcpy, plain and streaming stores, alone and by a team of threads.
+// Copies by memcpy, plain and streaming stores, and sums, alone and by a team of threads.
 #include "copy.h"
 
 #include <algorithm>
@@ -42,6 +42,25 @@ __attribute__((target("avx"))) void by_streaming_stores(void* dst, const void* s
         _mm256_stream_si256(reinterpret_cast<__m256i*>(to), v);
       });
   _mm_sfence();
+}
+
+// The sum of whole 512-byte steps, eight chains; kAhead: asks for lines so many bytes ahead.
+template <int64_t kAhead>
+__attribute__((target("avx2"))) void sum(const char* from, size_t bytes) {
+  __m256i chains[8] = {};
+  for (size_t i = 0; i + 512 <= bytes; i += 512)
+    for (size_t j = 0; j < 512; j += 32) {
+      if (kAhead && j % 64 == 0) _mm_prefetch(from + i + j + kAhead, _MM_HINT_T0);
+      auto v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i + j));
+      chains[j / 32 % 8] = _mm256_add_epi32(chains[j / 32 % 8], v);
+    }
+  for (auto& chain : chains) __asm__ volatile("" : : "x"(chain));
+}
+
+template <int64_t kAhead>
+__attribute__((target("avx2"))) void by_sums(void* dst, const void* src, size_t bytes) {
+  sum<kAhead>(static_cast<const char*>(src), bytes);
+  sum<kAhead>(static_cast<const char*>(dst), bytes);
 }
 #endif
 
@@ -108,6 +127,17 @@ std::string Copies::prepare(kvops_device device, int64_t bytes, int64_t span, in
   team_ = std::make_unique<Team>(threads);
   for (auto kind : std::vector<Kind>(kinds_)) kinds_.push_back({kind.name, kind.copy, true});
   return "";
+}
+
+void Copies::add_reads() {
+#if defined(__x86_64__)
+  if (device_.type != KVOPS_CPU || !__builtin_cpu_supports("avx2")) return;
+  for (bool team : {false, true}) {
+    if (team && !team_) continue;
+    kinds_.push_back({"sum", by_sums<0>, team, -1, true});
+    kinds_.push_back({"sum, 2 KiB ahead", by_sums<2048>, team, -1, true});
+  }
+#endif
 }
 
 void Copies::use_stream(void* stream, bool kernels) {

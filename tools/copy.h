@@ -1,5 +1,6 @@
 // The yardstick of `kvops bench`: copies of as many bytes as a call moves. On the CPU memcpy, plain
-// stores and streaming stores, each by one thread and by all; on a GPU copies within its memory.
+// stores and streaming stores, each by one thread and by all, and for calls that mostly read sums
+// of as many bytes; on a GPU copies within its memory.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -38,11 +39,14 @@ class Copies {
   // Copies of bytes / 2, which read and write bytes in all: through `span` bytes
   // of memory, or (0) in the same place over and over. "" or what went wrong.
   std::string prepare(kvops_device device, int64_t bytes, int64_t span, int threads);
+  // Adds sums of all bytes, of what copies read and of what they write. CPU only.
+  void add_reads();
   // A GPU's copies run on this stream: by its driver and, where graphs are replayed, by kernels.
   void use_stream(void* stream, bool kernels);
   size_t kinds() const { return kinds_.size(); }
   const char* name(size_t kind) const { return kinds_[kind].name; }
   bool is_team(size_t kind) const { return kinds_[kind].team; }
+  bool is_read(size_t kind) const { return kinds_[kind].reads; }
   // Copy number i of a kind; successive ones touch other memory.
   bool run(size_t kind, size_t i);
   // The team sleeps, or is awake and waits for the next copy.
@@ -56,6 +60,7 @@ class Copies {
     Function copy;
     bool team;
     int kernel = -1;
+    bool reads = false;
   };
   std::vector<Kind> kinds_;
   kvops_device device_{};

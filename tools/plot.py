@@ -39,16 +39,17 @@ def seconds_text(us):
 
 
 def markdown(rows):
-    products = any("of_onednn" in row for _, row in rows)
+    more = [(key, text) for key, text in (("of_read", "of reading"), ("of_onednn", "of oneDNN"))
+            if any(key in row for _, row in rows)]
     lines = ["| operator | case | which | time | GB/s | copy | of a copy |"
-             + " of oneDNN |" * products, "|---|---|---|--:|--:|--:|--:|" + "--:|" * products]
+             + "".join(f" {text} |" for _, text in more),
+             "|---|---|---|--:|--:|--:|--:|" + "--:|" * len(more)]
     for (_, row), call in zip(rows, calls(rows)):
         lines.append(f"| {row['op']} | {row['case']} | {call} | "
                      f"{seconds_text(row['us'])} | {row['gb_per_s']:.1f} | "
                      f"{seconds_text(row['copy_us'])} | {100 * row['of_copy']:.0f} % |")
-        if products:
-            ratio = f"{100 * row['of_onednn']:.0f} %" if "of_onednn" in row else ""
-            lines[-1] += f" {ratio} |"
+        for key, _ in more:
+            lines[-1] += f" {100 * row[key]:.0f} % |" if key in row else " |"
     return "\n".join(lines)
 
 

@@ -65,6 +65,8 @@ struct RowState {
 // Units of few rows that read the same tokens, of several heads, take turns at each tile, so that
 // memory is read in long pieces. Each has a seat; so many of them there are:
 inline constexpr int kMostSeats = 8;
+// Rows of a unit that are few: beyond, packing a tile once is cheaper.
+inline constexpr int kFewRows = 8;
 // AMX computes whole tiles of rows, past the last one, unless there is one tile only.
 inline constexpr int kTileRows = 16;
 inline int64_t seats_for(int64_t rows, int64_t size) {
@@ -121,6 +123,10 @@ struct MatrixCode {
   // Packed values that are not finite become 0; true if there are any.
   bool (*take_strange)(const AttentionCall& c, Scratch& s);
   void (*sums)(const AttentionCall& c, Scratch& s);
+  // The same products for units of few rows, without packed values; null: there are none. They ask
+  // for the lines that they will need by themselves.
+  void (*few_scores)(const AttentionCall& c, Scratch& s) = nullptr;
+  void (*few_sums)(const AttentionCall& c, Scratch& s) = nullptr;
   void (*store_out)(const float* from, float factor, int64_t size, void* to);
 };
 
@@ -148,6 +154,8 @@ struct AttentionCall {
 MatrixCode portable_code(const AttentionCall& c);
 // Replaces what is faster with products of bf16; false: not for these dtypes, or not on this CPU.
 bool bf16_code(const AttentionCall& c, MatrixCode& code);
+// Adds what is faster for few rows of a bf16 or fp8 cache.
+void few_rows_code(const AttentionCall& c, MatrixCode& code);
 // The same with AMX tiles, for caches of the amx packing; fp8 ones stay with the bf16 code.
 bool amx_code(const AttentionCall& c, MatrixCode& code);
 

@@ -224,6 +224,7 @@ bool amx_code(const AttentionCall& c, MatrixCode& code) {
   if (!tiles || !bf16_code(c, code)) return false;
   code.step = kPair;
   code.begin_unit = begin_unit, code.end_unit = end_unit;
+  code.few_scores = nullptr, code.few_sums = nullptr;  // tiles of few rows are short
   code.scores = scores, code.pack_values = pack_values, code.sums = sums;
   return true;
 }

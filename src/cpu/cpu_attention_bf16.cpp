@@ -36,7 +36,7 @@ namespace {
 
 constexpr int kWords = 16;  // of a vector
 // Blocks of few rows ask for the next tile's lines as they go; more rows hide the rest's latency.
-constexpr int kFewRows = 4;
+constexpr int kFetchRows = 4;
 // 2^x on [-1/2, 1/2], right to 3e-6.
 constexpr float kExp2[] = {0x1.ffffe8p-1f, 0x1.62e0dcp-1f, 0x1.ec06dap-3f, 0x1.ca1440p-5f,
                            0x1.3997d6p-7f};
@@ -205,7 +205,7 @@ void score_block(const AttentionCall& c, Scratch& s, int row, int group) {
   for (int64_t i = 0; i < c.size; i += 2) {
     __m512bh b[V];
     for (int v = 0; v < V; ++v) b[v] = words(k[v] + i * kWords);
-    if constexpr (R <= kFewRows) s.next_keys.fetch(V);
+    if constexpr (R <= kFetchRows) s.next_keys.fetch(V);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const __m512bh a = pair(q + r * c.size + i);
@@ -231,7 +231,7 @@ void sum_block(const AttentionCall& c, Scratch& s, int row, int64_t d) {
     for (int t = 0; t < kGroup; t += 2) {
       __m512bh b[V];
       for (int v = 0; v < V; ++v) b[v] = words(p + v * stride + int64_t{t} * kWords);
-      if constexpr (R <= kFewRows) s.next_values.fetch(V);
+      if constexpr (R <= kFetchRows) s.next_values.fetch(V);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m512bh a = pair(weights + r * pitch + t);
@@ -386,6 +386,7 @@ bool bf16_code(const AttentionCall& c, MatrixCode& code) {
               : cached == KVOPS_F8_E4M3 ? set_code<f8_e4m3>
                                         : set_code<f8_e5m2>;
   set(c.packing.amx, code);
+  few_rows_code(c, code);
   return true;
 }
 

@@ -151,11 +151,18 @@ void add_strange(const AttentionCall& c, Scratch& s) {
   }
 }
 
+bool is_few(const AttentionCall& c, const Scratch& s) {
+  return c.code.few_scores && s.rows <= kFewRows;
+}
+
 void attend_tile(const AttentionCall& c, const PlanUnit& u, Scratch& s) {
   if (!s.tile.groups) return;
   see(u, s);
-  c.code.scores(c, s);
+  const bool few = is_few(c, s);
+  (few ? c.code.few_scores : c.code.scores)(c, s);
   c.code.weights(c, s);
+  // All rows of one query see the same keys: the living ones.
+  if (few && (s.tile.all || u.queries == 1)) return c.code.few_sums(c, s);
   c.code.pack_values(c, s);
   const bool strange = !s.tile.all && c.code.take_strange(c, s);
   c.code.sums(c, s);
@@ -228,7 +235,7 @@ void run_units(const AttentionCall& c, const PlanUnit* units, int64_t n, Scratch
       s.tile = s.next;
       const bool last = i + 1 == n;
       fill_tile(c, units[last ? 0 : i + 1], last ? t + tile : t, s.next);
-      look_ahead(c, s.next, s);
+      if (!is_few(c, s)) look_ahead(c, s.next, s);
       attend_tile(c, units[i], s);
       if (several && ((t + tile) % u.range == 0 || t + tile >= u.keys.end)) add_range(c, s);
     }

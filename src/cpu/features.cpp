@@ -31,6 +31,7 @@ Features detect() {
   Features f = {};
   f.bf16_dot = __builtin_cpu_supports("avx512bf16");
   f.int8_dot = __builtin_cpu_supports("avx512vnni");
+  f.byte_permutes = __builtin_cpu_supports("avx512vbmi");
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
   constexpr unsigned kBf16 = 1U << 22, kTile = 1U << 24, kInt8 = 1U << 25;

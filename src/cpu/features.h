@@ -5,9 +5,10 @@
 namespace kvops::cpu {
 
 struct Features {
-  bool bf16_dot;  // AVX512-BF16: vdpbf16ps
-  bool int8_dot;  // AVX512-VNNI: vpdpbusd
-  bool amx_bf16;  // tiles; the system has given this process leave to use them
+  bool bf16_dot;       // AVX512-BF16: vdpbf16ps
+  bool int8_dot;       // AVX512-VNNI: vpdpbusd
+  bool byte_permutes;  // AVX512-VBMI: vpermi2b
+  bool amx_bf16;       // tiles; the system has given this process leave to use them
   bool amx_int8;
 };
 

@@ -66,10 +66,19 @@ TEST_CASE("cpu_attention: values that are not finite reach those that see them, 
 }
 
 TEST_CASE("cpu_attention: without KV split a query's bits depend on its keys alone") {
-  for (auto type : {KVOPS_F32, KVOPS_BF16}) {
+  struct Kind {
+    kvops_dtype type, cached;
+    int64_t isa;
+  };
+  // In chunks of one query units have few rows, which other code may take.
+  for (auto [type, cached, isa] : {Kind{KVOPS_F32, KVOPS_F32, KVOPS_CPU_ISA_VEC},
+                                   {KVOPS_BF16, KVOPS_BF16, KVOPS_CPU_ISA_AMX},
+                                   {KVOPS_BF16, KVOPS_BF16, KVOPS_CPU_ISA_VEC},
+                                   {KVOPS_BF16, KVOPS_F8_E4M3, KVOPS_CPU_ISA_AMX},
+                                   {KVOPS_BF16, KVOPS_F8_E5M2, KVOPS_CPU_ISA_VEC}}) {
     Batch b = small(type);
     b.requests = {{150, 150}, {1, 37}, {2, 900}}, b.args.window_left = 100, b.heads = 6;
-    b.isa = type == KVOPS_F32 ? KVOPS_CPU_ISA_VEC : KVOPS_CPU_ISA_AMX;
+    b.cached = cached, b.isa = isa, b.size = 96;
     b.fill(7), b.with_slopes(), b.lay_out();
     vector<vector<Batch::Bits>> whole;
     on_every_code(b, [&](const Code&) {

@@ -39,6 +39,7 @@ struct Layout {
   int64_t run = 1;      // slots come in aligned runs of this many
   int64_t batch = 0;    // requests of a gather
   int64_t traffic = 0;  // least bytes read and written by one call
+  int64_t written = 0;  // of them
   int64_t behind = 0;   // bytes of the cache behind each address of an argument
   kvops_query_result query{};
   std::string error;  // why there is no such call; "" when there is

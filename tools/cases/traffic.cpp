@@ -161,14 +161,15 @@ void count_traffic(Layout& layout, const Lookup& lookup) {
   for (auto& t : layout.tensors) {
     counter.count(t);
     layout.traffic += t.read + t.written;
+    layout.written += t.written;
   }
   layout.traffic += harness::weight_bytes(*layout.op, layout.args.data());
   layout.batch = counter.number("batch").value_or(0);
   auto copies = counter.number("copies"), size = counter.number("sizes");
-  if (copies && size) layout.traffic += 2 * *copies * *size;
+  if (copies && size) layout.traffic += 2 * *copies * *size, layout.written += *copies * *size;
   auto entry = counter.number("entry_stride*bytes(cache_dtype)");
   auto entries = counter.number("numel(slot_mapping)");
-  if (entry && entries) layout.traffic += *entry * *entries;
+  if (entry && entries) layout.traffic += *entry * *entries, layout.written += *entry * *entries;
   layout.behind = counter.number("num_blocks*block_stride*bytes(cache_dtype)").value_or(0);
 }
 
