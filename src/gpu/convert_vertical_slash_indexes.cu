@@ -18,7 +18,7 @@ namespace {
 
 using namespace kvops::gpu;
 
-constexpr int kKept = 2048;  // verticals in shared memory
+constexpr int kKept = kPathThreads * 4;  // verticals in shared memory
 
 struct Shared {
   Path path;
@@ -39,80 +39,91 @@ struct Head {
 // A row block, by a warp.
 struct Row {
   const Head& head;
-  int32_t *blocks, *columns;
-  int q, bound;  // its first query row; the keys that its last row sees
-  int vertical = 0, num_blocks = 0, num_columns = 0;
+  int32_t *blocks, *columns;  // where the next one goes
+  int q, bound;               // its first query row; the keys that its last row sees
+  int vertical = 0;           // the next one
 
   __device__ void put_column(bool is_one, int v) {
     const LaneMask mask = ballot(is_one);
-    if (is_one) columns[num_columns + rank_in(mask)] = v;
-    num_columns += bits_of(mask);
+    if (is_one) columns[rank_in(mask)] = v;
+    columns += bits_of(mask);
   }
-  // A range is complete: its blocks, and the verticals before it; those in it are passed over.
-  __device__ void close(int low, int high) {
-    const int lane = lane_id(), end = high < head.keys ? high : head.keys;
-    if (low >= 0 && low < end) {
-      const int n = int(head.job.n(uint32_t(end - low - 1)).quotient) + 1;
-      for (int i = lane; i < n; i += kWarp) blocks[num_blocks + i] = low + i * int(head.job.n.d);
-      num_blocks += n;
-    }
+  // How many verticals from the next one on are below a key.
+  __device__ int below(int key) const {
+    const int32_t* list = head.vertical + vertical;
+    return first_where(head.verticals - vertical, [&](int i) { return list[i] >= key; });
+  }
+  // The verticals below `low` are columns; those below `high` are not.
+  __device__ void pass(int low, int high) {
     int passed;
+    LaneMask before;
     do {
-      const int i = vertical + lane, v = i < head.verticals ? head.vertical[i] : INT32_MAX;
+      const int i = vertical + lane_id(), v = i < head.verticals ? head.vertical[i] : INT32_MAX;
+      before = ballot(v < low);
       put_column(v < low, v);
       passed = bits_of(ballot(v < high));
       vertical += passed;
-    } while (passed == kWarp);
+    } while (bits_of(before) == kWarp);
+    if (passed == kWarp) vertical += below(high);
+  }
+  // A range is complete.
+  __device__ void close(int low, int high) {
+    const int end = high < head.keys ? high : head.keys, step = int(head.job.n.d);
+    if (low >= 0 && low < end) {
+      const int n = int(head.job.n(uint32_t(end - low - 1)).quotient) + 1;
+      for (int i = lane_id(); i < n; i += kWarp) blocks[i] = low + i * step;
+      blocks += n;
+    }
+    pass(low, high);
   }
 
   __device__ void run() {
-    const Neighbours& gaps = head.gaps;
-    if (!head.slashes || head.last >= bound) return without_slash();
-    const int m = head.m(),
-              g = first_where(gaps.count, [&](int i) { return gaps.above[i] < bound; });
-    // There are gaps to all sides of a slash that is further below the bound than M.
-    const int next = g ? gaps.below[g - 1] : head.first;
-    const int top = next < bound - m ? next : bound - m;
-    walk(g, top, head.job.causal ? head.last : least_from(q, top));
-  }
-  __device__ void without_slash() {
-    const int none = head.job.causal ? bound : head.keys;
-    if (head.slashes && head.last == bound)
+    if (head.slashes && head.last < bound) {
+      walk();
+    } else if (head.slashes && head.last == bound) {
       close(0, head.m());
-    else
+    } else {
+      const int none = head.job.causal ? bound : head.keys;
       close(none, head.slashes ? int(smaller(none + head.job.n.d, INT32_MAX)) : none);
+    }
+    if (!head.job.causal) pass(head.keys, head.keys);  // all verticals that follow
   }
-  // The least slash from q on, all of which are above the bound: `top`.
+  __device__ void walk() {
+    const Neighbours& gaps = head.gaps;
+    const int m = head.m();
+    int g = first_where(gaps.count, [&](int i) { return gaps.above[i] < bound; });
+    // A slash below the bound by more than M, as the first one there, is below a gap.
+    const int first = g ? gaps.below[g - 1] : head.first;
+    int top = first < bound - m ? first : bound - m;
+    const int least = head.job.causal ? head.last : least_from(q, top);
+    while (true) {
+      int at = top, below = top;
+      LaneMask ends = 0;
+      for (; !ends && g < gaps.count; g += kWarp) {
+        const int i = g + lane_id();
+        const bool present = i < gaps.count;
+        below = present ? gaps.below[i] : top;
+        at = down_to(top, present ? gaps.above[i] : top, head.job.m);
+        ends = ballot(below >= least && at - below > m);
+      }
+      if (!ends) return close(bound - top - m, bound - down_to(top, least, head.job.m));
+      const int lane = lowest(ends);
+      close(bound - top - m, bound - shuffle(at, lane));
+      top = shuffle(below, lane), g += lane + 1 - kWarp;
+      if (gaps.place && gaps.place[g - 1] != kOff) return join(gaps.place[g - 1], least);
+    }
+  }
+  // The least slash from q on; `top` if none of them is below the bound.
   __device__ int least_from(int query, int top) const {
     const int past = first_where(head.slashes, [&](int i) { return head.slash[i] < query; });
     return past && head.slash[past - 1] < bound ? head.slash[past - 1] : top;
   }
-  // From a range that begins at `top`, with the gaps from g on, down to the slash `least`.
-  __device__ void walk(int g, int top, int least) {
-    const Neighbours& gaps = head.gaps;
-    const int m = head.m();
-    while (g < gaps.count) {
-      const int i = g + lane_id();
-      const bool present = i < gaps.count;
-      const int above = present ? gaps.above[i] : top, below = present ? gaps.below[i] : top;
-      const int at = down_to(top, above, head.job.m);
-      const LaneMask ends = ballot(below >= least && at - below > m);
-      if (!ends) {
-        g += kWarp;
-        continue;
-      }
-      const int lane = lowest(ends);
-      close(bound - top - m, bound - shuffle(at, lane));
-      top = shuffle(below, lane), g += lane + 1;
-      if (gaps.place && gaps.place[g - 1] != kOff) return join(gaps.place[g - 1], least);
-    }
-    close(bound - top - m, bound - down_to(top, least, head.job.m));
-  }
-  // The path from a place in its list on.
+
+  // The path, from a place in its list on.
   __device__ void join(int place, int least) {
     const Path& path = head.path;
     const int32_t* tail = path.tail + place;
-    const int low = bound + tail[0], lane = lane_id();
+    const int low = bound + tail[0];
     int n = path.size - place, end = bound - path.end;
     if (!head.job.causal) {  // blocks are windows
       n = first_where(n, [&](int i) { return tail[i] >= -least; });
@@ -120,20 +131,50 @@ struct Row {
     }
     if (bound + tail[n - 1] >= head.keys)
       n = first_where(n, [&](int i) { return bound + tail[i] >= head.keys; });
-    int32_t* to = blocks + num_blocks;
-#pragma unroll 4
-    for (int i = lane; i < n; i += kWarp) to[i] = bound + tail[i];
-    num_blocks += n;
-    for (bool more = true; more && vertical < head.verticals; vertical += kWarp) {
-      const int i = vertical + lane, v = i < head.verticals ? head.vertical[i] : INT32_MAX;
-      bool is_one = v < low || (v >= end && !head.job.causal && i < head.verticals);
-      if (v >= low && v < end) {
-        const int bit = bound - 1 - v - path.low;
-        is_one = !(path.windows[bit / 32] >> bit % 32 & 1);
+    copy(tail, n);
+    blocks += n;
+    pass(low, low);
+    pass_path(end);
+  }
+  // Blocks of the path: first those up to where a line of memory begins.
+  __device__ void copy(const int32_t* tail, int n) const {
+    const int line = int(-reinterpret_cast<uintptr_t>(blocks) / sizeof *blocks % kWarp);
+    int i = lane_id();
+    if (i < line && i < n) blocks[i] = bound + tail[i];
+    for (i += line; i - lane_id() + kCopied * kWarp <= n; i += kCopied * kWarp)
+      copy_some<true>(tail + i, blocks + i, 0);
+    copy_some<false>(tail + i, blocks + i, n - i);
+  }
+  static constexpr int kCopied = 8;  // loads under way
+  template <bool kAll>
+  __device__ void copy_some(const int32_t* from, int32_t* to, int left) const {
+    int key[kCopied];
+#pragma unroll
+    for (int k = 0; k < kCopied; ++k)
+      if (kAll || k * kWarp < left) key[k] = bound + from[k * kWarp];
+#pragma unroll
+    for (int k = 0; k < kCopied; ++k)
+      if (kAll || k * kWarp < left) to[k * kWarp] = key[k];
+  }
+  // The verticals below `high` are columns if they are in no window of the path.
+  __device__ void pass_path(int high) {
+    constexpr int kBatch = 4;
+    const int past = vertical + below(high);
+    const auto top = uint32_t(bound - 1 - head.path.low);
+    for (; vertical < past; vertical += kBatch * kWarp) {
+      int v[kBatch];
+      bool is_one[kBatch];
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        const int i = vertical + k * kWarp + lane_id();
+        v[k] = head.vertical[i < past ? i : vertical];
+        const uint32_t bit = i < past ? top - uint32_t(v[k]) : 0;  // which is never clear
+        is_one[k] = !(head.path.windows[bit / 32] >> bit % 32 & 1);
       }
-      put_column(is_one, v);
-      more = !head.job.causal || !ballot(v >= end);
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) put_column(is_one[k], v[k]);
     }
+    vertical = past;
   }
 };
 
@@ -196,24 +237,18 @@ __device__ void convert_in_order(const VerticalSlash& job, Shared& shared, const
   if (n)
     head.gaps = find_path(shared.path, l.slash, n, job.causal || job.m.d == job.n.d, job.m, job.n);
   __syncthreads();
-  int32_t* blocks = job.block_offset.at(own.b, own.h);
-  int32_t* columns = job.column_index.at(own.b, own.h);
   for (int64_t i = warp_id() * own.chunks + own.chunk; i < own.rows; i += kPathWarps * own.chunks) {
     const int64_t r = own.rows - 1 - i;
     const Block block = block_of(job, l, own.b, own.h, r);
-    Row row = {head, blocks + r * job.block_offset.stride[2],
-               columns + r * job.column_index.stride[2], int(block.q), int(block.bound)};
-    if (block.q < l.queries && l.keys > 0) {
-      row.run();
-      if (!job.causal) row.close(head.keys, head.keys);  // all verticals that follow, too
-    }
+    Row row = {head, block.blocks, block.columns, int(block.q), int(block.bound)};
+    if (block.q < l.queries && l.keys > 0) row.run();
     if (lane_id()) continue;
-    job.block_count(own.b, own.h, r) = row.num_blocks;
-    job.column_count(own.b, own.h, r) = row.num_columns;
+    job.block_count(own.b, own.h, r) = int32_t(row.blocks - block.blocks);
+    job.column_count(own.b, own.h, r) = int32_t(row.columns - block.columns);
   }
 }
 
-__global__ void __launch_bounds__(kPathThreads, 2)
+__global__ void __launch_bounds__(kPathThreads)
     vertical_slash_kernel(KVOPS_IN_PLACE VerticalSlash job, KVOPS_IN_PLACE Splitter chunks,
                           KVOPS_IN_PLACE Splitter heads) {
   extern __shared__ Shared shared[];
@@ -240,7 +275,7 @@ __global__ void __launch_bounds__(kPathThreads, 2)
 kvops_status convert_vertical_slash(const char* op, const VerticalSlash& job,
                                     const kvops_tensor& on) {
   const int64_t lists = job.batch() * job.heads(), busy = ceil_div(job.rows(), kPathWarps / 2);
-  const int64_t all = 2 * compute_units(on) / std::max<int64_t>(1, lists);
+  const int64_t all = compute_units(on) / std::max<int64_t>(1, lists);
   const int64_t chunks = std::max<int64_t>(1, std::min(all, busy));
   const Grid grid = {.x = lists * chunks, .threads = kPathThreads, .shared = sizeof(Shared)};
   return launch(op, vertical_slash_kernel, grid, on, job, Splitter(chunks), Splitter(job.heads()));

@@ -16,12 +16,12 @@
 
 namespace kvops::gpu {
 
-inline constexpr int kPathThreads = 512, kPathWarps = kPathThreads / kWarp;
-// What is kept in shared memory: 96 KiB, so that an SM of an H200 has two blocks; 53 for a CU.
+inline constexpr int kPathThreads = 1024, kPathWarps = kPathThreads / kWarp;
+// What is kept in shared memory: most of an SM's of an H200, or of a CU's.
 #if defined(__HIP__)
 inline constexpr int kGaps = 1024, kTail = 2304, kMarks = 136 << 10;
 #else
-inline constexpr int kGaps = 2048, kTail = 4352, kMarks = 264 << 10;
+inline constexpr int kGaps = 4096, kTail = 8704, kMarks = 528 << 10;
 #endif
 inline constexpr int kOff = 0xFFFF;  // a gap that the path does not lead to
 
@@ -47,7 +47,7 @@ template <class Holds>
 __device__ inline int first_where(int n, Holds holds) {
   int low = 0;
   while (n > 0) {
-    const int step = (n + kWarp - 1) / kWarp, end = (lane_id() + 1) * step;
+    const int step = int((unsigned(n) + kWarp - 1) / kWarp), end = (lane_id() + 1) * step;
     const LaneMask mask = ballot(holds(low + (end < n ? end : n) - 1));
     if (!mask) return low + n;
     const int before = lowest(mask) * step, left = n - before;
@@ -70,8 +70,9 @@ struct Path {
   int32_t blocks[kGaps + 1];                        // of that range, then to the end
   uint16_t next[kGaps + 1];                         // on the way, then the place
   uint8_t marked[kGaps];
-  int32_t tail[kTail];            // the path's blocks: a key less E
-  uint32_t windows[kMarks / 32];  // bit E - 1 - key - low: the key is in a window
+  int32_t tail[kTail];  // the path's blocks: a key less E
+  uint32_t
+      windows[kMarks / 32];  // bit E - 1 - key - low > 0: the key is in a window; bit 0 is set, too
   WarpScratch scratch;
 };
 
@@ -113,7 +114,7 @@ __device__ inline void list_gaps(Path& path, const int32_t* slash, int n, const 
 // Where each gap from `root` on leads, and how many blocks that are, by all threads.
 __device__ inline void link_gaps(Path& path, int root, int last, const Splitter& m,
                                  const Splitter& n) {
-  const int gaps = path.gaps, size = int(m.d);
+  const int gaps = path.gaps, size = int(m.d), low = last - size;
   for (int g = int(threadIdx.x); g < gaps; g += kPathThreads) {
     path.next[g] = uint16_t(kOff);
     if (g < root) continue;
@@ -127,8 +128,9 @@ __device__ inline void link_gaps(Path& path, int root, int last, const Splitter&
     path.next[g] = uint16_t(next), path.ends[g] = at, path.marked[g] = g == root;
     path.blocks[g] = int(n(uint32_t(top - at) + uint32_t(size) - 1).quotient) + 1;
   }
-  if (threadIdx.x == 0) path.next[gaps] = uint16_t(gaps), path.blocks[gaps] = 0;
-  for (int i = int(threadIdx.x); i < kMarks / 32; i += kPathThreads) path.windows[i] = 0;
+  if (threadIdx.x == 0) path.low = low, path.next[gaps] = uint16_t(gaps), path.blocks[gaps] = 0;
+  const int words = (path.below[root] + size - low) / 32 + 1;
+  for (int i = int(threadIdx.x); i < words; i += kPathThreads) path.windows[i] = i == 0;
   __syncthreads();
 }
 
@@ -163,23 +165,24 @@ __device__ inline void follow(Path& path, int root) {
   }
 }
 
-// Lists the blocks of the marked gaps and marks their windows, a gap a warp.
+// Lists the blocks of the marked gaps and marks their windows, a gap a team of lanes.
 __device__ inline void list_blocks(Path& path, int root, const Splitter& m, const Splitter& n) {
-  const int size = int(m.d), all = path.blocks[root];
-  for (int g = root + warp_id(); g < path.gaps; g += kPathWarps) {
+  constexpr int kTeam = 8, kTeams = kPathThreads / kTeam;
+  const int size = int(m.d), all = path.blocks[root], lane = int(threadIdx.x) % kTeam;
+  for (int g = root + int(threadIdx.x) / kTeam; g < path.gaps; g += kTeams) {
     const int place = all - path.blocks[g], high = path.below[g] + size, end = path.ends[g];
-    if (lane_id() == 0) path.next[g] = uint16_t(path.marked[g] ? place : kOff);
+    if (lane == 0) path.next[g] = uint16_t(path.marked[g] ? place : kOff);
     if (!path.marked[g]) continue;
     const int blocks = int(n(uint32_t(high - end) - 1).quotient) + 1;
-    for (int i = lane_id(); i < blocks; i += kWarp) path.tail[place + i] = i * int(n.d) - high;
-    const int from = end - path.low, to = high - path.low;
-    for (int w = from / 32 + lane_id(); w <= (to - 1) / 32; w += kWarp) {
+    for (int i = lane; i < blocks; i += kTeam) path.tail[place + i] = i * int(n.d) - high;
+    const int from = end - path.low, to = high - path.low - 1;
+    for (int w = from / 32 + lane; w <= to / 32; w += kTeam) {
       uint32_t bits = ~0u;
       if (w == from / 32) bits &= ~0u << from % 32;
-      if (w == (to - 1) / 32) bits &= ~0u >> (31 - (to - 1) % 32);
+      if (w == to / 32) bits &= ~0u >> (31 - to % 32);
       atomicOr(&path.windows[w], bits);
     }
-    if (place + blocks == all && lane_id() == 0) path.end = end, path.size = all;
+    if (place + blocks == all && lane == 0) path.end = end, path.size = all;
   }
   __syncthreads();
 }
@@ -196,7 +199,6 @@ __device__ inline Neighbours find_path(Path& path, const int32_t* slash, int n, 
   const int64_t most = kTail * m.d, room = (most < kMarks ? most : kMarks) - 2 * m.d;
   const int root = first_where(gaps, [&](int g) { return path.below[g] - last <= room; });
   if (root == gaps) return {path.above, path.below, nullptr, gaps};
-  if (threadIdx.x == 0) path.low = last - int(m.d);
   link_gaps(path, root, last, m, block);
   follow(path, root);
   list_blocks(path, root, m, block);
