@@ -20,6 +20,7 @@ template <class C, int kSteps, int kTiles>
 struct Mma {
   static constexpr bool kFp8 = sizeof(C) == 1;
   using Ring = RingOf<kSteps, int(sizeof(C)), kTiles>;
+  static constexpr int kPieces = kSteps * int(sizeof(C));  // of a row
   static constexpr int kParts = __is_same(C, bf16) ? 3 : 2;
   static constexpr int kUnitHeads = 8 * kTiles;
   // f16 has no small numbers: weights are 2^15 times as large.
@@ -121,16 +122,15 @@ struct Mma {
         }
       const float down = bits_float(uint32_t(127 + exponent) << 23);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) q.factor[n][j] = __shfl_sync(0xFFFFFFFFu, down, (2 * t + j) * 4);
+      for (int j = 0; j < 2; ++j) q.factor[n][j] *= __shfl_sync(0xFFFFFFFFu, down, (2 * t + j) * 4);
     }
   }
+  // Before any tile: what is asked for later arrives later.
   __device__ void load(const Unit& u, Query& q) const {
     if (l.wide_query)
       load_bits<true>(u, q);
     else
       load_bits<false>(u, q);
-    for (auto& factors : q.factor) factors[0] = factors[1] = 1;
-    if constexpr (kFp8) to_f16(q);
     float scale = a.scale * (a.k_scale ? *a.k_scale : 1.0f);
     if (a.softcap == 0) scale *= kLog2e;
 #pragma unroll
@@ -138,7 +138,7 @@ struct Mma {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         int h = n * 8 + 2 * t + j;
-        q.factor[n][j] *= scale;
+        q.factor[n][j] = scale;
         q.slope[n][j] = a.slopes && h < u.heads ? a.slopes[u.head + h] * kLog2e : 0;
       }
   }
@@ -164,34 +164,51 @@ struct Mma {
   }
   // 16 bytes of values that lie across hold 8 tokens of two bytes, or all of them.
   static constexpr int kHalves = kFp8 ? 1 : 2, kLanes = 32 / kHalves;
+  template <bool kPacked>
   __device__ Feed start(const Unit& u, Span s) const {
     Feed f = {s,
               s.first / kTile + uint32_t(warp),
               {-1, -1},
               a.table + u.seq * a.table_row,
-              a.keys.data + u.kv_head * a.keys.head + lane / kTile * a.keys.piece,
+              a.keys.data + u.kv_head * a.keys.head,
               a.values.data + u.kv_head * a.values.head};
-    f.values += l.values == Lie::across ? lane / kHalves * a.values.element : lane / kTile * 16;
+    f.keys += (kPacked ? lane / kTile : lane % kPieces) * a.keys.piece;
+    f.values += kPacked ? lane / kHalves * a.values.element : lane % kPieces * 16;
     f.entry[0] = entry_of(f, f.next), f.entry[1] = entry_of(f, f.next + uint32_t(num_warps));
     return f;
   }
 
-  // Rows of 16-byte pieces.
-  __device__ void copy_rows(uint32_t to, const Cache& c, const char* from, int64_t piece,
-                            const Token& own) const {
-    constexpr int kPieces = kSteps * int(sizeof(C));
+  // Pieces whose tokens are neighbours.
+  __device__ void copy_pieces(uint32_t to, const char* from, const Token& own) const {
+    const Cache& c = a.keys;
     const bool live = own.block >= 0;
     if (live) from += own.block * c.block + own.slot * c.slot;
     const int pieces = int(a.size) * int(sizeof(C)) / 16 - lane / kTile;
     to += uint32_t(lane) * 16;
     if (l.full) {
 #pragma unroll
-      for (int i = 0; i < kPieces / 2; ++i, from += 2 * piece)
+      for (int i = 0; i < kPieces / 2; ++i, from += 2 * c.piece)
         copy_16(to + uint32_t(i) * 512, from, live);
     } else {
 #pragma unroll
-      for (int i = 0; i < kPieces / 2; ++i, from += 2 * piece)
+      for (int i = 0; i < kPieces / 2; ++i, from += 2 * c.piece)
         if (2 * i < pieces) copy_16(to + uint32_t(i) * 512, from, live);
+    }
+  }
+  // Tokens whose pieces are neighbours, one or several at a time.
+  __device__ void copy_rows(uint32_t to, const Cache& c, const char* from, const Token& own,
+                            uint32_t live) const {
+    constexpr int kRows = 32 / kPieces;
+    const int row = lane / kPieces, piece = lane % kPieces;
+    const bool inside = piece < int(a.size) * int(sizeof(C)) / 16;
+    const int64_t offset = own.block < 0 ? 0 : own.block * c.block + own.slot * c.slot;
+    to += uint32_t(place_of<kPieces, false>(row, piece));
+    live >>= row;
+#pragma unroll
+    for (int i = 0; i < kTile / kRows; ++i) {
+      const uint32_t at = (to ^ uint32_t(turn_of<kPieces>(i * kRows) * 16)) + uint32_t(i) * 512;
+      const char* source = from + __shfl_sync(0xFFFFFFFFu, offset, i * kRows + row);
+      if (inside) copy_16(at, source, live >> i * kRows & 1);
     }
   }
   __device__ void copy_across(uint32_t to, const char* from, const Token& own,
@@ -219,6 +236,7 @@ struct Mma {
   }
 
   // Starts the copies of the next tile that has a live token.
+  template <bool kPacked>
   __device__ Tile issue(const Unit& u, Feed& f, int stage) const {
     Token own;
     uint32_t tile, live;
@@ -237,27 +255,31 @@ struct Mma {
     } while (!live);
     char* at = ring() + stage * Ring::kStage;
     const uint32_t keys = ring_at + uint32_t(stage * Ring::kStage), values = keys + Ring::kKeys;
-    if (l.keys_async)
-      copy_rows(keys, a.keys, f.keys, a.keys.piece, own);
+    if (!l.keys_async)
+      gather<C, kPieces, kPacked>(at, a.keys, u.kv_head, own, int(a.size));
+    else if (kPacked)
+      copy_pieces(keys, f.keys, own);
     else
-      gather_rows(reinterpret_cast<C*>(at), a.keys, u.kv_head, own, int(a.size));
-    if (l.values == Lie::across)
+      copy_rows(keys, a.keys, f.keys, own, live);
+    if (kPacked)
       copy_across(values, f.values, own, live);
     else if (l.values_async)
-      copy_rows(values, a.values, f.values, 16, own);
+      copy_rows(values, a.values, f.values, own, live);
     else
-      gather_rows(reinterpret_cast<C*>(at + Ring::kKeys), a.values, u.kv_head, own, int(a.size));
+      gather<C, kPieces, false>(at + Ring::kKeys, a.values, u.kv_head, own, int(a.size));
     return {tile, live};
   }
 
   // Elements past the end of a head: a product with 0 must be 0.
+  template <bool kPacked>
   __device__ void clear_tails() const {
-    constexpr int kPieces = kSteps * int(sizeof(C));
     const int pieces = int(a.size) * int(sizeof(C)) / 16;
     if (pieces == kPieces) return;
     for (int s = 0; s < kStages; ++s)
-      for (int i = pieces * kTile + lane; i < kPieces * kTile; i += 32)
-        *reinterpret_cast<uint4*>(ring() + s * Ring::kStage + i * 16) = {};
+      for (int i = pieces * kTile + lane; i < kPieces * kTile; i += 32) {
+        int at = place_of<kPieces, kPacked>(i % kTile, i / kTile);
+        *reinterpret_cast<uint4*>(ring() + s * Ring::kStage + at) = {};
+      }
     __syncwarp();
   }
 
@@ -267,14 +289,21 @@ struct Mma {
     float o[kSteps][kTiles][4], top[kTiles][2], sum[kTiles][2];
   };
 
+  // The address an even number of pieces further on than that of a row's first or second one.
+  template <bool kPacked>
+  __device__ static uint32_t further(uint32_t address, int pieces) {
+    return kPacked ? address + uint32_t(pieces * kTile * 16) : address ^ uint32_t(pieces * 16);
+  }
+
+  template <bool kPacked>
   __device__ void products(uint32_t keys, const Query& q, float (&s)[kTiles][4]) const {
     float part[kTiles][2][4] = {};
-    keys += uint32_t((lane / 16 * kTile + lane % 16) * 16);
+    keys += uint32_t(place_of<kPieces, kPacked>(lane % 16, lane / 16));
     if constexpr (kFp8) {
 #pragma unroll
       for (int k = 0; k < kSteps; k += 2) {
         Four codes, low, high;
-        load_matrices<false>(codes, keys + uint32_t(k) * 256);
+        load_matrices<false>(codes, further<kPacked>(keys, k));
         decode_words<C>(a.cached, codes, low, high);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -287,7 +316,7 @@ struct Mma {
 #pragma unroll
       for (int k = 0; k < kSteps; ++k) {
         Four x;
-        load_matrices<false>(x, keys + uint32_t(k) * 512);
+        load_matrices<false>(x, further<kPacked>(keys, 2 * k));
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) multiply_add<C>(part[n][k % 2], x, q.b[k][n]);
       }
@@ -391,62 +420,62 @@ struct Mma {
     }
   }
 
-  template <bool kAcross>
+  template <bool kPacked>
   __device__ void add_values(uint32_t values, const uint32_t (&p)[kTiles][kParts][2],
                              const float (&decay)[kTiles][2], Sums& o) const {
     const int i = lane / 8, r = lane % 8;
     if constexpr (kFp8) {
       // Across: elements, 8 rows at a time. Rows: pieces of 16 elements, 8 tokens at a time.
-      values += uint32_t((kAcross ? i * 8 + r : i / 2 * kTile + i % 2 * 8 + r) * 16);
+      values +=
+          uint32_t(kPacked ? (i * 8 + r) * 16 : place_of<kPieces, false>(i % 2 * 8 + r, i / 2));
 #pragma unroll
       for (int m = 0; m < kSteps; m += 2) {
         Four codes, low, high;
-        load_matrices<!kAcross>(codes, values + uint32_t(m) * 256);
-        if constexpr (!kAcross)  // bytes: even and odd elements of two tokens
+        load_matrices<!kPacked>(codes, further<kPacked>(values, m));
+        if constexpr (!kPacked)  // bytes: even and odd elements of two tokens
           for (auto& c : codes) c = __byte_perm(c, 0, 0x3120);
         decode_words<C>(a.cached, codes, low, high);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           const int x = 2 * j, y = x + 1;
-          if constexpr (kAcross)
+          if constexpr (kPacked)
             add_product(m + j, {low[x], low[y], high[x], high[y]}, p, decay, o);
           else
             add_product(m + j, {low[x], high[x], low[y], high[y]}, p, decay, o);
         }
       }
     } else {
-      values += kAcross ? uint32_t(i / 2 * 16 + (i % 2 * 8 + r) * 32)
-                        : uint32_t((i % 2 * kTile + i / 2 * 8 + r) * 16);
+      values += uint32_t(kPacked ? i / 2 * 16 + (i % 2 * 8 + r) * 32
+                                 : place_of<kPieces, false>(i / 2 * 8 + r, i % 2));
 #pragma unroll
       for (int m = 0; m < kSteps; ++m) {
         Four v;
-        load_matrices<!kAcross>(v, values + uint32_t(m) * 512);
+        load_matrices<!kPacked>(v, further<kPacked>(values, 2 * m));
         add_product(m, v, p, decay, o);
       }
     }
   }
 
+  template <bool kPacked>
   __device__ void compute(const Unit& u, const Tile& tile, int stage, const Query& q,
                           Sums& o) const {
     const uint32_t keys = ring_at + uint32_t(stage * Ring::kStage), values = keys + Ring::kKeys;
-    if (l.values == Lie::across && tile.live != 0xFFFF)
+    if (kPacked && tile.live != 0xFFFF)
       clear_tokens<C>(ring() + stage * Ring::kStage + Ring::kKeys, kSteps * 16, tile.live);
     float s[kTiles][4], decay[kTiles][2];
     uint32_t p[kTiles][kParts][2];
-    products(keys, q, s);
+    products<kPacked>(keys, q, s);
     to_logits(u, tile, q, s);
     weigh(s, o, decay);
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) split_weights(s[n], p[n]);
-    if (l.values == Lie::across)
-      add_values<true>(values, p, decay, o);
-    else
-      add_values<false>(values, p, decay, o);
+    add_values<kPacked>(values, p, decay, o);
   }
 
+  template <bool kPacked>
   __device__ void put(Sums& o) const {
     const State own = state(warp);
-    const bool pairs = kFp8 && l.values == Lie::rows;  // rows are even and odd elements
+    constexpr bool kPairs = kFp8 && !kPacked;  // rows are even and odd elements
 #pragma unroll
     for (int n = 0; n < kTiles; ++n)
 #pragma unroll
@@ -460,36 +489,44 @@ struct Mma {
         for (int m = 0; m < kSteps; ++m)
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            int d = 16 * m + (pairs ? 2 * g + i : g + 8 * i);
+            int d = 16 * m + (kPairs ? 2 * g + i : g + 8 * i);
             if (d < a.size) own.values[h * own.pitch + d] = o.o[m][n][2 * i + j] * (1 / kGain);
           }
       }
   }
 
   __device__ void attend(const Unit& u, Span s) const {
-    Feed feed = start(u, s);
+    if (l.packed)
+      attend_as<true>(u, s);
+    else
+      attend_as<false>(u, s);
+  }
+  template <bool kPacked>
+  __device__ void attend_as(const Unit& u, Span s) const {
     Query q;
+    load(u, q);
+    Feed feed = start<kPacked>(u, s);
     Sums o = {};
     for (auto& tops : o.top) tops[0] = tops[1] = bits_float(0xFF800000u);
-    clear_tails();
+    clear_tails<kPacked>();
     Tile tiles[kStages - 1];
 #pragma unroll
-    for (int i = 0; i < kStages - 1; ++i) tiles[i] = issue(u, feed, i), commit_copies();
-    load(u, q);
+    for (int i = 0; i < kStages - 1; ++i) tiles[i] = issue<kPacked>(u, feed, i), commit_copies();
+    if constexpr (kFp8) to_f16(q);
     for (int stage = 0; tiles[0].live; stage = stage + 1 == kStages ? 0 : stage + 1) {
       await_copies<kStages - 2>();
       __syncwarp();
       // The stage before this one is free: all lanes have read it.
-      Tile next = issue(u, feed, stage ? stage - 1 : kStages - 1);
+      Tile next = issue<kPacked>(u, feed, stage ? stage - 1 : kStages - 1);
       commit_copies();
-      compute(u, tiles[0], stage, q, o);
+      compute<kPacked>(u, tiles[0], stage, q, o);
 #pragma unroll
       for (int i = 0; i + 1 < kStages - 1; ++i) tiles[i] = tiles[i + 1];
       tiles[kStages - 2] = next;
     }
     await_copies<0>();
     __syncwarp();
-    put(o);
+    put<kPacked>(o);
   }
 };
 
@@ -497,7 +534,7 @@ template <class C, int kSteps, int kTiles>
 __global__ void __launch_bounds__(kPagedThreads, resident_blocks(kSteps, kTiles))
     mma_paged_kernel(KVOPS_IN_PLACE Attention a, KVOPS_IN_PLACE MmaLayout l) {
 #if __CUDA_ARCH__ >= 800
-  extern __shared__ __align__(128) char mma_paged_memory[];
+  extern __shared__ __align__(512) char mma_paged_memory[];  // of the longest row
   __shared__ LineScratch scratch;
   Mma<C, kSteps, kTiles> kernel(a, l, mma_paged_memory);
   run_line(a, scratch, kernel);

@@ -25,7 +25,7 @@ namespace {
 using Args = kvops_paged_attention_v1_args;
 
 // Of every SM: what the blocks of a kernel have besides their dynamic shared memory.
-constexpr int64_t kReserved = 1024, kStatic = 1280;
+constexpr int64_t kReserved = 1024, kStatic = 1536;
 
 struct MmaPlan {
   PagedPlan paged;
@@ -44,9 +44,8 @@ void choose_copies(const Args& a, const gpu::Attention& job, gpu::MmaLayout& l) 
   l.keys_async = k.element == bytes && is_multiple(k.data, 16) &&
                  all_multiples({k.block, k.head, k.piece, k.slot});
   const bool values = is_multiple(v.data, 16) && all_multiples({v.block, v.head});
-  const bool across = values && v.slot == bytes && v.element % 16 == 0 && block % (16 / bytes) == 0;
-  l.values = across ? gpu::Lie::across : gpu::Lie::rows;
-  l.values_async = across || (values && v.element == bytes && v.slot % 16 == 0);
+  l.packed = values && v.slot == bytes && v.element % 16 == 0 && block % (16 / bytes) == 0;
+  l.values_async = l.packed || (values && v.element == bytes && v.slot % 16 == 0);
   l.wide_query = is_multiple(job.query, 4) && job.query_seq % 2 == 0 && job.query_head % 2 == 0;
   l.full = job.size == 16 * gpu::padded_steps(job.size);
   l.special = job.softcap != 0 || job.slopes || job.stride > 1;

@@ -8,9 +8,10 @@
 //   O^T += V^T P  16 elements x 8 heads at a time, begun at 0 in each tile and then added in f32:
 //                 the units cut the bits below their sum's, which would add up otherwise
 //
-//   ring, keys    [piece][16 tokens][16 bytes]
-//         values  rows: as keys. across: [element][16 tokens], as L2's sectors of 32 bytes lie
+//   ring, packed  keys [piece][16 tokens][16 bytes], values [element][16 tokens]
+//         else    both [16 tokens][piece], turned so that a column of pieces is in all banks
 //
+// Either keeps sectors of 32 bytes whole: L2 sends one twice whose halves go to different places.
 // fp8 becomes f16, exactly. Its tokens stand in the order that 4 bytes of a lane give:
 // 0 1 4 5 8 9 12 13 2 3 6 7 10 11 14 15; the elements of a head likewise.
 #pragma once
@@ -24,16 +25,13 @@ struct Code {  // of one of the fp8 formats
   uint8_t bits;
 };
 
-// How values lie in the ring.
-enum class Lie : int32_t { rows, across };
-
 struct MmaLayout {
+  bool packed;                    // the ring, as values lie in memory
   bool keys_async, values_async;  // else element by element
-  Lie values;
-  bool wide_query;  // rows at multiples of 4 bytes
-  bool full;        // a head has all elements that the kernel has
-  bool special;     // softcap, slopes or a block-sparse pattern
-  int64_t running;  // where the states that run on are
+  bool wide_query;                // rows at multiples of 4 bytes
+  bool full;                      // a head has all elements that the kernel has
+  bool special;                   // softcap, slopes or a block-sparse pattern
+  int64_t running;                // where the states that run on are
 };
 
 // Steps of 16 elements that a kernel has for heads of this size.
@@ -163,10 +161,21 @@ __device__ inline Token from_lane(const Token& t, int lane) {
   return {from_lane(t.block, lane), uint32_t(from_lane(int32_t(t.slot), lane))};
 }
 
-// A tile in the layout of keys, element by element: for any strides.
-template <class C>
-static __device__ __noinline__ void gather_rows(C* to, const Cache& cache, int64_t kv_head,
-                                                Token own, int size) {
+// Piece of 16 bytes of a row, where a row has kPieces, a power of two, and a line of the banks 8.
+template <int kPieces>
+__device__ constexpr int turn_of(int row) {
+  return kPieces < 8 ? row / (8 / kPieces) % kPieces : row % 8;
+}
+template <int kPieces, bool kPacked>
+__device__ constexpr int place_of(int row, int piece) {
+  if (kPacked) return (piece * kTile + row) * 16;
+  return (row * kPieces + (piece ^ turn_of<kPieces>(row))) * 16;
+}
+
+// A tile of keys or rows of values, element by element: for any strides.
+template <class C, int kPieces, bool kPacked>
+static __device__ __noinline__ void gather(char* to, const Cache& cache, int64_t kv_head, Token own,
+                                           int size) {
   constexpr int kX = 16 / int(sizeof(C));
   const int lane = int(threadIdx.x) % 32;
   for (int row = 0; row < kTile; ++row) {
@@ -178,7 +187,7 @@ static __device__ __noinline__ void gather_rows(C* to, const Cache& cache, int64
       if (t.block >= 0)
         x = *reinterpret_cast<const C*>(from + d / cache.x * cache.piece +
                                         d % cache.x * cache.element);
-      to[(d / kX * kTile + row) * kX + d % kX] = x;
+      reinterpret_cast<C*>(to + place_of<kPieces, kPacked>(row, d / kX))[d % kX] = x;
     }
   }
 }
