@@ -52,14 +52,21 @@ struct Fused {
   bool latent_counts;  // bad indices; else who has the first group of k_pe
 };
 
+template <class T>
+__device__ int64_t read_position(const Fused<T>& how, int64_t row) {
+  return how.wide_positions ? static_cast<const int64_t*>(how.positions)[row]
+                            : static_cast<const int32_t*>(how.positions)[row];
+}
 // The position of a row; -1 for one that is left alone.
 template <class T>
-__device__ int64_t position_of(const Fused<T>& how, int64_t row, bool counts) {
-  int64_t p = how.wide_positions ? static_cast<const int64_t*>(how.positions)[row]
-                                 : static_cast<const int32_t*>(how.positions)[row];
-  if (p < how.max_pos) return p;
+__device__ int64_t checked(const Fused<T>& how, int64_t position, bool counts) {
+  if (position < how.max_pos) return position;
   if (counts) add_fault(how.slots.faults);
   return -1;
+}
+template <class T>
+__device__ int64_t position_of(const Fused<T>& how, int64_t row, bool counts) {
+  return checked(how, read_position(how, row), counts);
 }
 
 // Where the entry of a row begins; nullptr: nowhere.
@@ -102,17 +109,18 @@ __device__ void turn_queries(const Fused<T>& how, int64_t thread) {
   auto [rest, group] = how.groups(thread);
   auto [row, first] = how.spread(rest);
   if (row >= how.rows) return;
+  int64_t position = read_position(how, row);  // then angles, beside pairs that are on their way
   typename S::Pairs pairs[kUnroll];
   T* head[kUnroll];
 #pragma unroll
-  for (int i = 0; i < kUnroll; ++i) {  // on their way before the position is known
+  for (int i = 0; i < kUnroll; ++i) {
     int64_t h = first + i * how.spread.d;
     head[i] = nullptr;
     if (h >= how.heads) continue;
     head[i] = how.query + row * how.query_row + h * how.query_head + S::at(how, group);
     pairs[i].read(head[i], S::second(how));
   }
-  int64_t position = position_of(how, row, false);
+  position = checked(how, position, false);
   if (position < 0) return;
   auto angles = S::angles(how, position, group);
 #pragma unroll
@@ -238,8 +246,7 @@ __device__ void store_ds_latents(const Fused<T>& how, int64_t thread) {
 }
 
 template <class T, bool kNeox, int N>
-__global__ void __launch_bounds__(kThreads, kNeox&& N > 1 ? 4 : 2)
-    fused_kernel(KVOPS_IN_PLACE Fused<T> how) {
+__global__ void __launch_bounds__(kThreads, 4) fused_kernel(KVOPS_IN_PLACE Fused<T> how) {
   int64_t block = blockIdx.x;
   auto thread = [&] { return block * int(blockDim.x) + int(threadIdx.x); };
   if (block < how.query_blocks) return turn_queries<T, kNeox, N>(how, thread());
@@ -324,7 +331,7 @@ kvops_status run(const Args& a) {
   int64_t key = how.half ? how.rows * how.groups.d : 0, query = key * how.heads;
   // H200: several heads, several groups of a thread as long as there are enough threads.
   auto share = [&](int64_t items, int64_t most) {
-    while (most > 1 && items < most * 512 * compute_units(a.kv_c)) most /= 2;
+    while (most > 1 && items < most * 256 * compute_units(a.kv_c)) most /= 2;
     return most;
   };
   int64_t unroll = share(query, kHeads<kNeox, N>);

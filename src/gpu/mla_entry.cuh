@@ -129,7 +129,7 @@ struct Fp8DsPart {
 };
 
 template <class F8, class T, bool kAligned, class Tokens>
-__global__ void __launch_bounds__(kEntryThreads)
+__global__ void __launch_bounds__(kEntryThreads, 8)
     fp8_ds_entry_kernel(KVOPS_IN_PLACE Tokens tokens, bool pow2) {
   int lane = int(threadIdx.x) % kFp8DsLanes;
   int64_t t = int64_t(blockIdx.x) * (kEntryThreads / kFp8DsLanes) + int(threadIdx.x) / kFp8DsLanes;
@@ -170,10 +170,10 @@ __device__ inline Nvfp4Group nvfp4_ds_group(const Group<bf16, 16>& x) {
   float rough = mul_rn(amax, sixth);  // corrected once, it is the quotient: tests/ops/division.cpp
   float least = fmaxf(fmaf(fmaf(-rough, 6.0f, amax), sixth, rough), 0x1p-9f);
   uint32_t code = encode_pair<f8_e4m3>(least, 0.0f);
-  if (decode_quick<f8_e4m3>(code) < least && code < 0x7E) ++code;  // as nvfp4_ds_mla_scale()
+  if (decode_pair<f8_e4m3>(code).a < least && code < 0x7E) ++code;  // as nvfp4_ds_mla_scale()
   Nvfp4Group group;
   group.scale = f8_e4m3{uint8_t(code)};
-  e2m1_codes(x, reciprocal(decode_quick<f8_e4m3>(code)), group.codes);
+  e2m1_codes(x, reciprocal(decode_pair<f8_e4m3>(code).a), group.codes);
   return group;
 }
 

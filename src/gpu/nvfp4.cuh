@@ -17,7 +17,7 @@ namespace kvops::gpu {
 struct Nvfp4Scale {
   float inverse, back;  // RN(1 / k_scale), RN(1 / inverse)
   __device__ explicit Nvfp4Scale(float scale)
-      : inverse(div_rn(1, scale)), back(div_rn(1, inverse)) {}
+      : inverse(reciprocal(scale)), back(reciprocal(inverse)) {}
 };
 
 __device__ inline float saturate(float x) {
@@ -84,7 +84,7 @@ __device__ inline Nvfp4Group nvfp4_group(const Group<T, 16>& x, const Nvfp4Scale
   Nvfp4Group group;
   float y = mul_rn(scale.inverse, mul_rn(to_float(T{uint16_t(most)}), bits_float(kSixthBits)));
   group.scale = f8_e4m3{uint8_t(encode_pair<f8_e4m3>(y, 0.0f))};
-  float s = decode_quick<f8_e4m3>(group.scale.bits);
+  float s = decode_pair<f8_e4m3>(group.scale.bits).a;
   float w = s == 0 ? 0.0f : reciprocal(mul_rn(s, scale.back));
   bool usual = most < kInfinite<T> && (s == 0 || (w >= 0x1p-123f && w <= 0x1.FFFFFEp127f));
   if (__builtin_expect(!usual, 0)) return nvfp4_unusual(x, scale.inverse);

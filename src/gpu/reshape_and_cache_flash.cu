@@ -15,6 +15,7 @@ using namespace kvops::gpu;
 
 constexpr const char* kOp = "reshape_and_cache_flash";
 constexpr int kThreads = 256;
+constexpr int64_t kPasses = 2;  // of NVFP4 over tokens, H200: what is done once is worth a row
 constexpr int64_t kEnough = 2;  // H200: fewer leave SMs idle, more look slots up too often
 
 struct Slots {
@@ -39,11 +40,11 @@ struct Sides {
   Side<T, C> side[2];
 };
 
-// Where the tokens of a tile go: offsets in the cache, kNowhere: not to be written; of NVFP4, those
-// of scales, or places in blocks.
+// Where the tokens of a tile go: offsets in the cache, kNowhere: not to be written. Of NVFP4 these
+// are those of pages; then offsets of codes in them, and places.
 constexpr int64_t kNowhere = INT64_MIN;
 struct Places {
-  int64_t offset[kThreads], scale[kThreads];
+  int64_t offset[kThreads], inside[kThreads], at[kThreads];
 };
 
 // Tokens of a thread, at most: four, up to 64 bytes. n: elements of a group.
@@ -61,8 +62,10 @@ struct Rows {
   const Side<T, C>& side;
   const Slots& slots;
   int sub, subs, count;  // tokens of the tile
+  int first = 0;         // of those that are on their way
   int64_t item, step;
-  int64_t h, j;  // head, first element
+  int64_t slot = -1;  // of token threadIdx.x of the tile: who waits for it waits longest
+  int64_t h, j;       // head, first element
   Group<T, N> x[kUnroll];
 
   __device__ Rows(const Side<T, C>& s, const Slots& all) : side(s), slots(all) {
@@ -72,30 +75,38 @@ struct Rows {
     count = rest < slots.tile ? int(rest) : slots.tile;
     item = (int64_t(blockIdx.y) << slots.shift) + (int(threadIdx.x) & (lanes - 1));
     step = int64_t(gridDim.y) << slots.shift;
+    int i = int(threadIdx.x);
+    if (i < count) slot = slots.map.slot[int64_t(blockIdx.x) * slots.tile + i];
   }
   __device__ bool live() const { return item < slots.items; }
-  __device__ void load_rows() {
+  // The next columns.
+  __device__ void find_columns() {
     auto [head, group] = slots.groups(item);
     h = head, j = group * N;
-    const T* src =
-        side.src + (int64_t(blockIdx.x) * slots.tile + sub) * side.token + h * side.head + j;
+  }
+  __device__ void load_rows() {
+    const T* src = side.src + (int64_t(blockIdx.x) * slots.tile + first + sub) * side.token +
+                   h * side.head + j;
     int64_t far = subs * side.token;
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u, src += far)
-      if (sub + u * subs < count) x[u] = load<N, kAligned>(src);
+      if (first + sub + u * subs < count) x[u] = load<N, kAligned>(src);
   }
-  // scale(place): what else is to be known of a token.
+  // The next tokens of the same columns: are there any?
+  __device__ bool load_more() {
+    first += kUnroll * subs;
+    bool more = first < count;
+    if (more)
+      load_rows();
+    else
+      first = 0;
+    return more;
+  }
+  // put(i, place) for all tokens of the tile.
   template <class F>
-  __device__ void find_places(Places& places, F&& scale) const {
+  __device__ void find_places(F&& put) const {
     int i = int(threadIdx.x);
-    if (i < slots.tile) {
-      Place place = {-1, 0};
-      if (i < count)
-        place = slots.map.place(int64_t(blockIdx.x) * slots.tile + i, !(blockIdx.y | blockIdx.z));
-      places.offset[i] =
-          place.block < 0 ? kNowhere : place.block * side.dst_block + place.at * side.dst_token;
-      places.scale[i] = scale(place);
-    }
+    if (i < slots.tile) put(i, slots.map.place_of(slot, !(blockIdx.y | blockIdx.z)));
     __syncthreads();
   }
   // f(x, offset, i) for the tokens that are to be written.
@@ -103,7 +114,7 @@ struct Rows {
   __device__ void each(const Places& places, F&& f) const {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      int i = sub + u * subs;
+      int i = first + sub + u * subs;
       if (i >= count) continue;
       int64_t offset = places.offset[i];
       if (offset != kNowhere) f(x[u], offset, i);
@@ -121,11 +132,14 @@ __global__ void __launch_bounds__(kThreads, 4)
   Rows<T, C, N, true> rows(side, slots);
   float scale = 1;
   auto load = [&] {
-    rows.load_rows();
+    rows.find_columns(), rows.load_rows();
     if constexpr (!__is_same(T, C)) scale = side.scale[rows.h * side.scale_step];
   };
   if (rows.live()) load();
-  rows.find_places(places, [](Place) { return 0; });
+  rows.find_places([&](int i, Place place) {
+    places.offset[i] =
+        place.block < 0 ? kNowhere : place.block * side.dst_block + place.at * side.dst_token;
+  });
   while (rows.live()) {
     C* dst = side.dst + rows.h * side.dst_head + rows.j;
     Divider<T> divide(scale);
@@ -145,47 +159,52 @@ struct Byte {
 };
 struct Pages {
   Nvfp4Page of[2];
+  int64_t scales[2];  // where they begin
 };
 
-// One thread per 16 elements. kAligned: rows are multiples of 16 bytes and pages of 8.
+// A thread has 16 elements of a row. Scales that are not transposed lie as codes do, an eighth as
+// far from each other. kAligned: rows are multiples of 16 bytes and pages of 8.
 template <class T, bool kAligned, bool kFourOverSix>
 __global__ void __launch_bounds__(kThreads, kFourOverSix ? 2 : 4)
     nvfp4_kernel(KVOPS_IN_PLACE Sides<T, uint8_t> sides, KVOPS_IN_PLACE Slots slots,
                  KVOPS_IN_PLACE Pages pages) {
   __shared__ Places places;
   const auto& side = sides.side[blockIdx.z];
-  const Nvfp4Page page = pages.of[blockIdx.z];
+  const Nvfp4Page& page = pages.of[blockIdx.z];
   Rows<T, uint8_t, 16, kAligned> rows(side, slots);
   float k_scale = *side.scale;
-  if (rows.live()) rows.load_rows();
-  const int64_t codes_step = side.dst_token, scale_step = codes_step / 8;
-  rows.find_places(places, [&](Place place) {
-    return page.transposed ? place.at : place.block * side.dst_block + place.at * scale_step;
+  if (rows.live()) rows.find_columns(), rows.load_rows();
+  rows.find_places([&](int i, Place place) {
+    places.offset[i] = place.block < 0 ? kNowhere : place.block * side.dst_block;
+    places.inside[i] = place.at * side.dst_token, places.at[i] = place.at;
   });
   Nvfp4Scale scale(k_scale);
+  const bool transposed = page.transposed;
   while (rows.live()) {
-    const int64_t g = rows.j / 16;
-    uint8_t* codes_to = side.dst + page.codes(0, rows.h, g);
-    uint8_t* scale_to = side.dst + (page.transposed ? 0 : page.scale(0, rows.h, g));
-    rows.each(places, [&](const Group<T, 16>& x, int64_t offset, int i) {
-      Nvfp4Group out;
-      if constexpr (kFourOverSix) {
-        float numbers[16];
+    const int64_t column = rows.h * side.dst_head + rows.j / 2;  // of codes in a page
+    uint8_t* scales = side.dst + pages.scales[blockIdx.z];
+    do {
+      rows.each(places, [&](const Group<T, 16>& x, int64_t offset, int i) {
+        Nvfp4Group out;
+        if constexpr (kFourOverSix) {
+          float numbers[16];
 #pragma unroll
-        for (int k = 0; k < 16; ++k) numbers[k] = x.number(k);
-        out = nvfp4_quantise(numbers, scale.inverse, true);
-      } else {
-        out = nvfp4_group(x, scale);
-      }
-      Group<Byte, 8> codes = {{out.codes[0], out.codes[1]}};
-      store<kAligned>(reinterpret_cast<Byte*>(codes_to + offset), codes);
-      int64_t of_scale = places.scale[i];
-      if (page.transposed)
-        of_scale = offset - of_scale * codes_step + page.scale(of_scale, rows.h, g);
-      scale_to[of_scale] = out.scale.bits;
-    });
+          for (int k = 0; k < 16; ++k) numbers[k] = x.number(k);
+          out = nvfp4_quantise(numbers, scale.inverse, true);
+        } else {
+          out = nvfp4_group(x, scale);
+        }
+        Group<Byte, 8> codes = {{out.codes[0], out.codes[1]}};
+        int64_t inside = places.inside[i] + column;
+        store<kAligned>(reinterpret_cast<Byte*>(side.dst + offset + inside), codes);
+        if (transposed)
+          side.dst[offset + page.scale(places.at[i], rows.h, rows.j / 16)] = out.scale.bits;
+        else
+          scales[offset + (inside >> 3)] = out.scale.bits;
+      });
+    } while (rows.load_more());
     rows.item += rows.step;
-    if (rows.live()) rows.load_rows();
+    if (rows.live()) rows.find_columns(), rows.load_rows();
   }
 }
 
@@ -247,13 +266,18 @@ kvops_status nvfp4(const kvops_reshape_and_cache_flash_args& a) {
   Sides<T, uint8_t> sides = {{side_of<T, uint8_t>(a.key, a.key_cache, a.k_scale),
                               side_of<T, uint8_t>(a.value, a.value_cache, a.v_scale)}};
   bool transposed = a.v_scale_layout == KVOPS_V_SCALE_TRANSPOSED;  // scales of V only
-  Pages pages = {{nvfp4_page(a.key_cache, false), nvfp4_page(a.value_cache, transposed)}};
+  Pages pages = {{nvfp4_page(a.key_cache, false), nvfp4_page(a.value_cache, transposed)}, {}};
   bool aligned = rows_aligned(a.key, sizeof(T), 16) && rows_aligned(a.value, sizeof(T), 16);
   for (auto* cache : {&a.key_cache, &a.value_cache})
     aligned = aligned && is_multiple(cache->data, 8) && cache->stride[0] % 8 == 0;
-  for (int i = 0; i < 2; ++i) sides.side[i].dst_token = pages.of[i].codes(1, 0, 0);
+  for (int i = 0; i < 2; ++i) {
+    auto& page = pages.of[i];
+    auto& side = sides.side[i];
+    side.dst_token = page.codes(1, 0, 0), side.dst_head = page.codes(0, 1, 0);
+    pages.scales[i] = page.scale(0, 0, 0);
+  }
   auto slots = slots_of(a, pages.of[0].heads, pages.of[0].groups);
-  auto grid = tile_tokens(slots, tokens_of_thread<T>(16), a.key_cache);
+  auto grid = tile_tokens(slots, kPasses * tokens_of_thread<T>(16), a.key_cache);
   auto start = [&]<bool kFourOverSix>() {
     auto kernel =
         aligned ? nvfp4_kernel<T, true, kFourOverSix> : nvfp4_kernel<T, false, kFourOverSix>;
