@@ -1,10 +1,11 @@
 // Fills the CUDA column of the dispatch table and launches the kernels of src/gpu.
 #include "cuda/backend.h"
 
+#include <atomic>
 #include <cstdio>
 
 #include "cuda/device.h"
-#include "gpu/launch.h"
+#include "gpu/early.h"
 
 namespace kvops::cuda {
 
@@ -45,6 +46,54 @@ struct Reason {
   }
 };
 
+// Does the kernel's code begin with a wait? Code for compute capabilities below 9.0, which newer
+// devices may run, does not. All kernels are compiled for the same ones: each device is asked once.
+bool waits(int device, const void* kernel) {
+  enum { kUnknown, kNo, kYes };
+  static std::atomic<int> known[64];
+  auto& answer = known[device % 64];
+  if (answer == kUnknown || device >= 64) {
+    cudaFuncAttributes attributes;
+    if (cudaFuncGetAttributes(&attributes, kernel)) return false;
+    answer = attributes.ptxVersion >= 90 ? kYes : kNo;
+  }
+  return answer == kYes;
+}
+
+kvops_status queue(const char* op, const void* kernel, const Grid& grid, const kvops_tensor& on,
+                   void** parameters, bool early) {
+  DeviceGuard guard(on.device.index);
+  auto error = guard.error();
+  if (!error) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(unsigned(grid.x), unsigned(grid.y), unsigned(grid.z));
+    config.blockDim = dim3(unsigned(grid.threads));
+    config.dynamicSmemBytes = size_t(grid.shared);
+    config.stream = static_cast<cudaStream_t>(on.stream);
+    cudaLaunchAttribute attributes[2] = {};
+    config.attrs = attributes;
+    if (grid.cluster > 1) {
+      auto& cluster = attributes[config.numAttrs++];
+      cluster.id = cudaLaunchAttributeClusterDimension;
+      cluster.val.clusterDim = {unsigned(grid.cluster), 1, 1};
+    }
+    if (early && waits(on.device.index, kernel)) {
+      auto& overlap = attributes[config.numAttrs++];
+      overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      overlap.val.programmaticStreamSerializationAllowed = 1;
+    }
+    // What every kernel may have without asking is 48 KiB, static arrays included.
+    if (grid.shared > kUnaskedShared)
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   int(grid.shared));
+    if (!error) error = cudaLaunchKernelExC(&config, kernel, parameters);
+  }
+  if (error == cudaErrorNoKernelImageForDevice)
+    return fail(KVOPS_UNAVAILABLE, op, "launch", "this library has no code for %s, only for %s",
+                facts(on.device.index).arch, KVOPS_CUDA_ARCHITECTURES);
+  return error ? fail_cuda(op, "launch", error) : KVOPS_OK;
+}
+
 }  // namespace
 
 const Backend* backend(const char** why) {
@@ -60,29 +109,11 @@ int max_cluster(const kvops_tensor& on) { return limits(on.device.index).cluster
 
 kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
                            const kvops_tensor& on, void** parameters) {
-  DeviceGuard guard(on.device.index);
-  auto error = guard.error();
-  if (!error) {
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(unsigned(grid.x), unsigned(grid.y), unsigned(grid.z));
-    config.blockDim = dim3(unsigned(grid.threads));
-    config.dynamicSmemBytes = size_t(grid.shared);
-    config.stream = static_cast<cudaStream_t>(on.stream);
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {unsigned(grid.cluster), 1, 1};
-    config.attrs = &cluster;
-    config.numAttrs = grid.cluster > 1;
-    // What every kernel may have without asking is 48 KiB, static arrays included.
-    if (grid.shared > kUnaskedShared)
-      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   int(grid.shared));
-    if (!error) error = cudaLaunchKernelExC(&config, kernel, parameters);
-  }
-  if (error == cudaErrorNoKernelImageForDevice)
-    return fail(KVOPS_UNAVAILABLE, op, "launch", "this library has no code for %s, only for %s",
-                facts(on.device.index).arch, KVOPS_CUDA_ARCHITECTURES);
-  return error ? fail_cuda(op, "launch", error) : KVOPS_OK;
+  return queue(op, kernel, grid, on, parameters, false);
+}
+kvops_status launch_early_kernel(const char* op, const void* kernel, const Grid& grid,
+                                 const kvops_tensor& on, void** parameters) {
+  return queue(op, kernel, grid, on, parameters, true);
 }
 
 }  // namespace kvops::cuda

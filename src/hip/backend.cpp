@@ -9,7 +9,7 @@
 
 #include "core/error.h"
 #include "gpu/copies.h"
-#include "gpu/launch.h"
+#include "gpu/early.h"
 #include "hip/runtime.h"
 
 namespace kvops::hip {
@@ -215,6 +215,10 @@ kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
     return fail(KVOPS_UNAVAILABLE, op, "launch", "this library has no code for %s, only for %s",
                 facts(on.device.index).arch, KVOPS_HIP_ARCHITECTURES);
   return error ? fail_hip(op, "launch", error) : KVOPS_OK;
+}
+kvops_status launch_early_kernel(const char* op, const void* kernel, const Grid& grid,
+                                 const kvops_tensor& on, void** parameters) {
+  return launch_kernel(op, kernel, grid, on, parameters);
 }
 
 }  // namespace kvops::hip
