@@ -2,10 +2,10 @@
 //
 //   512 e4m3 codes | 4 f32 scales, of 128 codes each | 64 rope elements, copied
 //
-// gather.cuh with 40 groups: 32 of 16 codes each, then 8 of rope, 16 bytes each. Products are
-// rounded to f32, then to T.
+// gather_records.cuh: a lane has 8 codes of either half of a record and two elements of rope, so
+// that every access of a warp is dense. Products are rounded to f32, then to T.
 #include "core/dispatch.h"
-#include "gpu/gather.cuh"
+#include "gpu/gather_records.cuh"
 
 namespace kvops::KVOPS_GPU {
 namespace {
@@ -14,39 +14,41 @@ using namespace kvops::gpu;
 using Args = kvops_cp_gather_and_upconvert_fp8_kv_cache_args;
 
 constexpr const char* kOp = "cp_gather_and_upconvert_fp8_kv_cache";
-constexpr int kLatent = 512, kRopeAt = 528, kLatentGroups = 32, kGroups = 40;
+constexpr int kLatent = 512, kRopeAt = 528, kParts = kLatent / 8;
 
 template <class T, class F8, bool kAligned>
 struct Upconvert {
+  // Groups of 8 codes of a lane, kWarp apart.
+  static constexpr int kEach = kParts / kWarp;
   struct Raw {
-    Group<F8, 16> bytes;  // codes or rope
-    float scale;
-    bool rope;
+    Group<F8, 8> codes[kEach];
+    Group<F8, 4> scale[kEach];
+    Group<T, 2> rope;
   };
 
-  __device__ void start() {}
-  __device__ Raw read(const uint8_t* entry, int64_t g) const {
+  __device__ Raw read(const uint8_t* entry) const {
     auto* bytes = reinterpret_cast<const F8*>(entry);
-    if (g >= kLatentGroups)
-      return {load<16, kAligned>(bytes + kRopeAt + (g - kLatentGroups) * 16), 0, true};
-    auto scale = load<4, kAligned>(bytes + kLatent + g / 8 * 4);
-    return {load<16, kAligned>(bytes + g * 16), bits_float(scale.word[0]), false};
-  }
-  __device__ int64_t at(int64_t g) const {
-    return g < kLatentGroups ? g * 32 : kLatentGroups * 32 + (g - kLatentGroups) * 16;
-  }
-  __device__ void write(uint8_t* to, const Raw& raw) const {
-    if (raw.rope) {
-      auto& word = raw.bytes.word;
-      store<kAligned>(reinterpret_cast<T*>(to), Group<T, 8>{{word[0], word[1], word[2], word[3]}});
-    } else {
-      store<kAligned>(reinterpret_cast<T*>(to), convert_back<T>(raw.bytes, raw.scale));
+    Raw raw;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      int part = i * kWarp + lane_id();
+      raw.codes[i] = load<8, kAligned>(bytes + part * 8);
+      raw.scale[i] = load<4, kAligned>(bytes + kLatent + part / 16 * 4);
     }
+    if (lane_id() < 32)
+      raw.rope.word[0] = load<4, kAligned>(bytes + kRopeAt + lane_id() * 4).word[0];
+    return raw;
   }
-  __device__ void zero(uint8_t* to, int64_t g) const {
-    store<kAligned>(reinterpret_cast<T*>(to), Group<T, 8>{});
-    if (g < kLatentGroups) store<kAligned>(reinterpret_cast<T*>(to) + 8, Group<T, 8>{});
+  __device__ void write(uint8_t* row, const Raw& raw) const {
+    auto* to = reinterpret_cast<T*>(row);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      float scale = bits_float(raw.scale[i].word[0]);
+      store<kAligned>(to + (i * kWarp + lane_id()) * 8, convert_back<T>(raw.codes[i], scale));
+    }
+    if (lane_id() < 32) store<kAligned>(to + kLatent + lane_id() * 2, raw.rope);
   }
+  __device__ void zero(uint8_t* row) const { write(row, Raw{}); }
 };
 
 }  // namespace
@@ -57,8 +59,8 @@ kvops_status cp_gather_and_upconvert_fp8_kv_cache(const Args& a) {
   return dispatch(kOp, "out", a.out.dtype, Halves{}, [&]<class T>() {
     auto start = [&]<class F8>() {
       return at.rows_at(16) && at.entries_at(16)
-                 ? gather_one(kOp, map, a.out, at, Upconvert<T, F8, true>{}, kGroups)
-                 : gather_one(kOp, map, a.out, at, Upconvert<T, F8, false>{}, kGroups);
+                 ? gather_records<Upconvert<T, F8, true>>(kOp, map, a.out, at)
+                 : gather_records<Upconvert<T, F8, false>>(kOp, map, a.out, at);
     };
     return a.fp8_encoding == KVOPS_FP8_FNUZ ? start.template operator()<f8_e4m3fnuz>()
                                             : start.template operator()<f8_e4m3>();

@@ -2,11 +2,14 @@
 //
 //   512 e2m1 codes | 64 e4m3 rope elements | 32 e4m3 scales: of group s at 8 * (s % 4) + s / 4
 //
-// gather.cuh with groups of 16 elements, 32 bytes of a row: 32 of them are codes, 4 rope. An e2m1
-// code with its exponent in the place of an f16's is 2^-14 of its value; products with the scale
-// have six significant bits and are exact in either half.
+// gather_records.cuh: a lane has 8 codes of either half of a record and two elements of rope, so
+// that every access of a warp is dense. An e2m1 code whose exponent stands in the last places of a
+// half's is a power of two of its value; products with the scale have six significant bits and are
+// exact in either half.
+#include <type_traits>
+
 #include "core/dispatch.h"
-#include "gpu/gather.cuh"
+#include "gpu/gather_records.cuh"
 
 namespace kvops::KVOPS_GPU {
 namespace {
@@ -15,44 +18,64 @@ using namespace kvops::gpu;
 using Args = kvops_cp_gather_and_upconvert_nvfp4_kv_cache_args;
 
 constexpr const char* kOp = "cp_gather_and_upconvert_nvfp4_kv_cache";
-constexpr int kRopeAt = 256, kScalesAt = 320, kLatentGroups = 32, kGroups = 36;
+constexpr int kLatent = 512, kRopeAt = 256, kScalesAt = 320, kParts = kLatent / 8;
+
+// Eight codes, the first one lowest, by their scale.
+template <class T>
+__device__ inline Group<T, 8> decode_e2m1(uint32_t codes, f8_e4m3 scale) {
+  constexpr bool kBf16 = std::is_same_v<T, bf16>;
+  // Where a half begins its exponent; what the three bits are there, and what makes that 1.
+  constexpr int kAt = kBf16 ? 6 : 9;
+  constexpr uint32_t kNumber = 0x00070007u << kAt, kOne = kBf16 ? 0x7E807E80u : 0x74007400u;
+  float s = decode_quick<f8_e4m3>(scale.bits);
+  uint32_t by = from_pair<T>(s, s), pair[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {  // codes i and i + 4
+    int up = kAt - 4 * i;
+    uint32_t number = up > 0 ? codes << up : codes >> -up;
+    uint32_t x = (number & kNumber) | (codes << (12 - 4 * i) & 0x80008000u);
+    pair[i] = multiply_pair<T>(multiply_pair<T>(x, kOne), by);
+  }
+  return {{__byte_perm(pair[0], pair[1], 0x5410), __byte_perm(pair[2], pair[3], 0x5410),
+           __byte_perm(pair[0], pair[1], 0x7632), __byte_perm(pair[2], pair[3], 0x7632)}};
+}
 
 template <class T, bool kAligned>
 struct Upconvert {
+  // Groups of 8 codes of a lane, kWarp apart.
+  static constexpr int kEach = kParts / kWarp;
   struct Raw {
-    Group<f8_e4m3, 16> bytes;  // rope, or 16 codes in the first 8 of them
-    f8_e4m3 scale;
-    bool rope;
+    uint32_t codes[kEach];
+    f8_e4m3 scale[kEach];
+    uint16_t rope;
   };
 
-  __device__ void start() {}
-  __device__ Raw read(const uint8_t* entry, int64_t g) const {
+  __device__ Raw read(const uint8_t* entry) const {
     auto* bytes = reinterpret_cast<const f8_e4m3*>(entry);
-    if (g >= kLatentGroups)
-      return {load<16, kAligned>(bytes + kRopeAt + (g - kLatentGroups) * 16), {}, true};
-    auto codes = load<8, kAligned>(bytes + g * 8);
-    int s = int(g);
-    return {{{codes.word[0], codes.word[1]}}, bytes[kScalesAt + 8 * (s % 4) + s / 4], false};
-  }
-  __device__ int64_t at(int64_t g) const { return g * 32; }
-  __device__ void write(uint8_t* to, const Raw& raw) const {
-    Group<T, 16> row;
-    if (raw.rope) {
-      row = convert_back<T>(raw.bytes, 1.0f);
-    } else {
-      float scale = decode_quick<f8_e4m3>(raw.scale.bits) * 0x1p14f;
+    Raw raw;
 #pragma unroll
-      for (int i = 0; i < 16; i += 2) {
-        uint32_t pair = raw.bytes.word[i / 8] >> i % 8 * 4;
-        f16 a = {uint16_t((pair & 8) << 12 | (pair & 7) << 9)};
-        f16 b = {uint16_t((pair & 0x80) << 8 | (pair & 0x70) << 5)};
-        set_pair(row, i, mul_rn(to_float(a), scale), mul_rn(to_float(b), scale));
-      }
+    for (int i = 0; i < kEach; ++i) {
+      int part = i * kWarp + lane_id(), s = part / 2;
+      raw.codes[i] = load<4, kAligned>(bytes + part * 4).word[0];
+      raw.scale[i] = bytes[kScalesAt + 8 * (s % 4) + s / 4];
     }
-    store<kAligned>(reinterpret_cast<T*>(to), row);
+    if (lane_id() < 32) raw.rope = load_two(bytes + kRopeAt + lane_id() * 2);
+    return raw;
   }
-  __device__ void zero(uint8_t* to, int64_t) const {
-    store<kAligned>(reinterpret_cast<T*>(to), Group<T, 16>{});
+  __device__ void write(uint8_t* row, const Raw& raw) const {
+    auto* to = reinterpret_cast<T*>(row);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      store<kAligned>(to + (i * kWarp + lane_id()) * 8, decode_e2m1<T>(raw.codes[i], raw.scale[i]));
+    if (lane_id() >= 32) return;
+    Two x = decode_pair<f8_e4m3>(raw.rope);
+    store<kAligned>(to + kLatent + lane_id() * 2, Group<T, 2>{{from_pair<T>(x.a, x.b)}});
+  }
+  __device__ void zero(uint8_t* row) const { write(row, Raw{}); }
+
+  __device__ static uint16_t load_two(const f8_e4m3* p) {
+    if constexpr (kAligned) return *reinterpret_cast<const uint16_t*>(p);
+    return uint16_t(p[0].bits | p[1].bits << 8);
   }
 };
 
@@ -63,8 +86,8 @@ kvops_status cp_gather_and_upconvert_nvfp4_kv_cache(const Args& a) {
   auto at = gather_layout(a.kv_cache, a.out);
   return dispatch(kOp, "out", a.out.dtype, Halves{}, [&]<class T>() {
     return at.rows_at(16) && at.entries_at(16)
-               ? gather_one(kOp, map, a.out, at, Upconvert<T, true>{}, kGroups)
-               : gather_one(kOp, map, a.out, at, Upconvert<T, false>{}, kGroups);
+               ? gather_records<Upconvert<T, true>>(kOp, map, a.out, at)
+               : gather_records<Upconvert<T, false>>(kOp, map, a.out, at);
   });
 }
 

@@ -9,17 +9,29 @@ namespace kvops::KVOPS_GPU {
 
 using namespace kvops::gpu;
 
+constexpr const char* kOp = "cp_gather_indexer_k_quant_cache";
+
 kvops_status cp_gather_indexer_k_quant_cache(const kvops_cp_gather_indexer_k_quant_cache_args& a) {
   auto map = gather_map(a, a.cu_seq_lens, true, a.out_k.shape[0]);
   auto codes = gather_layout(a.kv_cache, a.out_k), scales = gather_layout(a.kv_cache, a.out_scale);
   codes.slot = codes.bytes, scales.slot = scales.bytes;
   if (!is_empty(a.kv_cache)) scales.from += a.kv_cache.shape[1] * codes.bytes;
-  auto start = [&]<class Code, class Scale>() {
-    using Planes = TwoPlanes<CopyReader<Code>, CopyReader<Scale>>;
-    int64_t first = codes.bytes / int64_t(sizeof(Code));
-    Planes planes = {plane_of(codes, CopyReader<Code>{}), plane_of(scales, CopyReader<Scale>{}),
-                     first, Splitter(first + scales.bytes / int64_t(sizeof(Scale)))};
-    return gather("cp_gather_indexer_k_quant_cache", map, a.out_k, planes);
+  auto start = [&]<class Code, class Scale>() -> kvops_status {
+    CopyReader<Code> code;
+    CopyReader<Scale> scale;
+    int64_t of_codes = codes.bytes / int64_t(sizeof(Code));
+    int64_t of_scales = scales.bytes / int64_t(sizeof(Scale));
+    if (!of_codes || !of_scales || of_codes > kMostGroups || of_scales > kMostGroups) {
+      if (auto status = gather_one(kOp, map, a.out_k, codes, code, of_codes)) return status;
+      if (of_codes) map.faults = nullptr;  // they are counted
+      return gather_one(kOp, map, a.out_k, scales, scale, of_scales);
+    }
+    Steps steps = {gather_step(map, a.out_k, of_codes), gather_step(map, a.out_k, of_scales)};
+    int64_t first = gather_blocks(map, of_codes, steps.a);
+    Grid grid = {.x = first + gather_blocks(map, of_scales, steps.b), .threads = kGatherThreads};
+    return launch_early(kOp, gather_two_kernel<Plane<CopyReader<Code>>, Plane<CopyReader<Scale>>>,
+                        grid, a.out_k, map, plane_of(codes, code, of_codes),
+                        plane_of(scales, scale, of_scales), first, steps);
   };
   auto fits = [](const GatherLayout& at, int64_t n) {
     return at.bytes % n == 0 && at.rows_at(n) && at.entries_at(n);

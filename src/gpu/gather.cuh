@@ -3,197 +3,239 @@
 //   rows   | .. | b: .......|...............|..... | b+1: ....      pos = t - starts[b] + first
 //   pages       |   page    |   page + 1    |                       of the request
 //
-// A thread block takes some rows that follow each other. One thread of it per row finds the request
-// by bisection, and through the block table where the entry lies; then all of them move groups of
-// the rows, kUnroll loads of a thread on their way before its first store. A Reader makes groups:
+// A warp takes groups that follow each other, of as many rows as they happen to be of, at most one
+// for each lane. Each lane finds the request of its row and through the block table where the entry
+// lies; then all of them move the groups, kUnroll loads of a lane on their way before its first
+// store. Warps wait for none but their own loads. A Reader makes groups:
 //
-//   start()                       reads what all groups need
-//   Raw read(entry, g)            group g of an entry, as it lies in the cache
-//   int64_t at(g)                 where it is in a row of the result, in bytes
-//   write(to, raw), zero(to, g)   the group there
+//   kFrom, kTo            bytes of a group, in an entry and in a row
+//   start()               reads what all groups need
+//   Raw read(from)        a group as it lies in the cache
+//   write(to, raw), zero(to)
 #pragma once
-#include "gpu/slots.cuh"
+#include "core/integers.h"
+#include "gpu/early.cuh"
+#include "gpu/lanes.cuh"
 #include "gpu/vec.cuh"
 
 namespace kvops::gpu {
 
 inline constexpr int kGatherThreads = 256;
-// Rows of a thread block at most; groups of a thread that are loaded at once.
-inline constexpr int kGatherRows = 256, kGatherUnroll = 4;
-inline constexpr int kGatherStep = kGatherThreads * kGatherUnroll;
+// Groups that a lane loads at once; those that 32 lanes take.
+inline constexpr int kGatherUnroll = 4, kGatherStep = 32 * kGatherUnroll;
+// Entries of a table that is wanted in L2 before anybody knows which of them: 64 KiB.
+inline constexpr int64_t kGatherSmallTable = 1 << 14;
+
+// Where an entry lies; block -1: nowhere, and the row is left alone, -2: it becomes zeros.
+struct PageSlot {
+  int block;
+  uint32_t at;
+};
+inline constexpr int kNobody = -1, kZeroed = -2;
 
 struct GatherMap {
   const int32_t* starts;      // first row of each request
   const int32_t* seq_starts;  // position of that row in the request; nullptr: 0
   const int32_t* table;
-  int64_t table_stride, batch, width, blocks, out_rows;
+  int64_t table_stride, batch, width, out_rows;
+  uint32_t blocks;  // that an i32 can name
   Splitter block;
+  int table_lines;              // of 128 bytes, of a small table
   bool with_end, zero_invalid;  // with_end: starts[batch] ends the last request, else out_rows
   int64_t* faults;
 
-  // Places that are none, as blocks and as offsets, which may be negative.
-  static constexpr int64_t kNobody = INT64_MIN, kZeroed = INT64_MIN + 1;
-
-  // Rows from here on are nobody's.
-  __device__ int64_t rows() const {
-    if (!with_end) return out_rows;
-    int64_t end = starts[batch];
-    return end < out_rows ? end : out_rows;
+  // A small table comes into L2 while the requests do.
+  __device__ void prefetch_table(int64_t warp) const {
+    if (warp < table_lines && lane_id() == 0) prefetch(table + 32 * warp);
   }
-  // The last request that begins at or before row t >= starts[0].
-  __device__ int64_t owner(int64_t t) const {
-    int64_t low = 0, high = batch;
+
+  // The last request that begins at or before row t >= begin = starts[0]. Rows from `end` on are
+  // nobody's.
+  struct Request {
+    int64_t b, end;
+    int32_t begin, start, first;
+  };
+  // Of row t of each lane; `last` is the largest of them, and that of lane 0 the smallest. Few
+  // requests are read at once, one by each lane, and most warps are within one.
+  __device__ Request request(int64_t t, int64_t last) const {
+    if (batch > kWarp) return request_of_many(t);
+    bool mine = lane_id() < batch;
+    int end = with_end ? starts[batch] : 0, start = mine ? starts[lane_id()] : 0;
+    int first = mine && seq_starts ? seq_starts[lane_id()] : 0;
+    auto begun = [&](int64_t row) { return ballot(mine && start <= row); };
+    LaneMask all = begun(last);
+    int b = all ? last_lane(all) : 0;
+    if (shuffle(start, b) > shuffle(int(t < INT32_MAX ? t : INT32_MAX), 0)) {
+      b = 0;
+      for (int step = kWarp / 2; step; step /= 2) {
+        bool before = shuffle(start, b + step) <= t;
+        if (before && b + step < int(batch)) b += step;
+      }
+    }
+    return {b, with_end && end < out_rows ? end : out_rows, shuffle(start, 0), shuffle(start, b),
+            shuffle(first, b)};
+  }
+  __device__ Request request_of_many(int64_t t) const {
+    int64_t low = 0, high = batch, end = with_end ? starts[batch] : out_rows;
     while (high - low > 1) {
       int64_t middle = (low + high) / 2;
       (starts[middle] <= t ? low : high) = middle;
     }
-    return low;
+    return {low, end < out_rows ? end : out_rows, starts[0], starts[low],
+            seq_starts ? seq_starts[low] : 0};
   }
-  // Of row t < rows(); `counts`: by this thread, if it is the first row of a page that is none.
-  __device__ Place place(int64_t t, bool counts) const {
-    if (t < starts[0]) return {kNobody, 0};
-    int64_t b = owner(t), first = starts[b];
-    int64_t pos = t - first + (seq_starts ? seq_starts[b] : 0);
-    auto [page, at] = pos < 0 ? Split{-1, pos % block.d} : block(pos);
-    int64_t id = page >= 0 && page < width ? table[b * table_stride + page] : -1;
-    if (id >= 0 && id < blocks) return {id, at};
-    if (counts && (at == 0 || t == first || t == 0)) add_fault(faults);
+
+  // Of row t + lane, if it is one of n; `counts`: by this lane, if it is the first row of a page
+  // that is none.
+  __device__ PageSlot place(int64_t first_row, int n, bool counts) const {
+    int64_t t = first_row + lane_id();
+    auto r = request(t, first_row + n - 1);
+    if (lane_id() >= n || t >= r.end || t < r.begin) return {kNobody, 0};
+    int64_t pos = t - r.start + r.first;
+    auto [page, at] = page_of(pos);
+    int id = page >= 0 && page < width ? table[r.b * table_stride + page] : -1;
+    if (uint32_t(id) < blocks) return {id, uint32_t(at)};
+    if (counts && (at == 0 || t == r.start || t == 0)) add_fault(faults);
     return {zero_invalid ? kZeroed : kNobody, 0};
+  }
+  __device__ Split page_of(int64_t pos) const {
+    if (uint64_t(pos) > INT32_MAX) return page_far(pos, block.d);
+    auto at = block(uint32_t(pos));
+    return {at.quotient, at.remainder};
+  }
+  static __device__ __noinline__ Split page_far(int64_t pos, int64_t block) {
+    return {pos < 0 ? -1 : pos / block, pos % block};
   }
 };
 
-// Parts of the slots of a cache that become groups of rows. Strides in bytes.
-template <class Reader>
+// The places of a warp's rows, one in each lane.
+struct Places {
+  PageSlot mine;
+  LaneMask read, zeroed;  // rows of either kind; others are left alone
+
+  __device__ explicit Places(const PageSlot& place)
+      : mine(place), read(ballot(place.block >= 0)), zeroed(ballot(place.block == kZeroed)) {}
+};
+
+// Parts of the slots of a cache that become `groups` groups of a row. Strides in bytes.
+template <class R>
 struct Plane {
+  using Reader = R;
   const uint8_t* from;
   int64_t block, slot;
   uint8_t* to;
   int64_t row;
+  Splitter groups;
   Reader reader;
 
-  __device__ int64_t offset(const Place& place) const {
-    return place.block < 0 ? place.block : place.block * block + place.at * slot;
-  }
-  __device__ typename Reader::Raw read(int64_t offset, int64_t g) const {
-    return reader.read(from + offset, g);
-  }
-  __device__ uint8_t* target(int64_t t, int64_t g) const { return to + t * row + reader.at(g); }
-};
-
-// What a row is made of. read() and write() know a group of a row by one number.
-template <class A>
-struct OnePlane {
-  static constexpr int kCount = 1;
-  using Raw = typename A::Raw;
-  Plane<A> a;
-  Splitter groups;
-
-  __device__ void start() { a.reader.start(); }
-  __device__ int64_t offset(int, const Place& place) const { return a.offset(place); }
-  __device__ Raw read(const int64_t (*offsets)[kGatherRows], int64_t r, int64_t g) const {
-    return a.read(offsets[0][r], g);
-  }
-  __device__ void write(int64_t t, int64_t g, const Raw& raw) const {
-    a.reader.write(a.target(t, g), raw);
-  }
-  __device__ void zero(int64_t t, int64_t g) const { a.reader.zero(a.target(t, g), g); }
-};
-// Two planes that the same entry is cut into: groups of the second one follow those of the first.
-template <class A, class B>
-struct TwoPlanes {
-  static constexpr int kCount = 2;
-  struct Raw {
-    typename A::Raw a;
-    typename B::Raw b;
-  };
-  Plane<A> a;
-  Plane<B> b;
-  int64_t first;  // groups of a
-  Splitter groups;
-
-  __device__ void start() {}
-  __device__ int64_t offset(int i, const Place& place) const {
-    return i ? b.offset(place) : a.offset(place);
-  }
-  __device__ Raw read(const int64_t (*offsets)[kGatherRows], int64_t r, int64_t g) const {
-    Raw raw;
-    if (g < first)
-      raw.a = a.read(offsets[0][r], g);
-    else
-      raw.b = b.read(offsets[1][r], g - first);
-    return raw;
-  }
-  __device__ void write(int64_t t, int64_t g, const Raw& raw) const {
-    if (g < first)
-      a.reader.write(a.target(t, g), raw.a);
-    else
-      b.reader.write(b.target(t, g - first), raw.b);
-  }
-  __device__ void zero(int64_t t, int64_t g) const {
-    if (g < first)
-      a.reader.zero(a.target(t, g), g);
-    else
-      b.reader.zero(b.target(t, g - first), g - first);
+  __device__ int64_t offset(const PageSlot& place) const {
+    return place.block * block + place.at * slot;
   }
 };
 
-// Rows [t, t + n), whose entries lie at the offsets, by all blocks of one column of the grid.
-template <class Planes>
-__device__ void move(Planes planes, const int64_t (*offsets)[kGatherRows], int64_t t, int n) {
-  planes.start();
-  int64_t items = n * planes.groups.d;
-  for (int64_t base = int64_t(blockIdx.y) * kGatherStep + int(threadIdx.x); base < items;
-       base += int64_t(gridDim.y) * kGatherStep) {
-    typename Planes::Raw raw[kGatherUnroll];
-    int row[kGatherUnroll];
-    int64_t group[kGatherUnroll];
+// Groups of a warp, those of each lane kWarp apart. Lane i has the offset of the entry of row i.
+template <class Plane>
+struct Walk {
+  int64_t offset;
+  uint8_t* to;  // row 0
+  uint32_t row, group, row_step, group_step;
+  int left;  // groups from this lane's first one on
+
+  // From group `skip` of row 0 on, n groups.
+  __device__ Walk(const Plane& plane, const Places& places, int64_t t, uint32_t skip, int n)
+      : offset(plane.offset(places.mine)), to(plane.to + t * plane.row), left(n - lane_id()) {
+    auto first = plane.groups(skip + uint32_t(lane_id())), step = plane.groups(uint32_t(kWarp));
+    row = first.quotient, group = first.remainder;
+    row_step = step.quotient, group_step = step.remainder;
+  }
+  __device__ void advance(uint32_t groups) {
+    left -= kWarp, row += row_step, group += group_step;
+    if (group >= groups) group -= groups, ++row;
+  }
+};
+template <class Plane, int kUnroll>
+struct Chunk {
+  using Reader = typename Plane::Reader;
+  typename Reader::Raw raw[kUnroll];
+  uint8_t* to[kUnroll];
+  bool read[kUnroll], zeroed[kUnroll];
+
+  __device__ void load(const Plane& plane, const Places& places, Walk<Plane>& walk) {
 #pragma unroll
-    for (int i = 0; i < kGatherUnroll; ++i) {
-      int64_t item = base + i * kGatherThreads;
-      row[i] = -1;
-      if (item >= items) continue;
-      auto [r, g] = planes.groups(item);
-      int64_t offset = offsets[0][r];
-      if (offset == GatherMap::kNobody) continue;
-      row[i] = int(r), group[i] = g;
-      if (offset == GatherMap::kZeroed)
-        planes.zero(t + r, g), row[i] = -1;
-      else
-        raw[i] = planes.read(offsets, r, g);
+    for (int i = 0; i < kUnroll; ++i) {
+      int lane = int(walk.row % kWarp);
+      int64_t from = shuffle(walk.offset, lane) + int64_t(walk.group) * Reader::kFrom;
+      read[i] = walk.left > 0 && (places.read >> lane & 1);
+      zeroed[i] = walk.left > 0 && (places.zeroed >> lane & 1);
+      if (read[i]) raw[i] = plane.reader.read(plane.from + from);
+      to[i] = walk.to + walk.row * plane.row + int64_t(walk.group) * Reader::kTo;
+      walk.advance(uint32_t(plane.groups.d));
     }
+  }
+  __device__ void store(const Plane& plane) const {
 #pragma unroll
-    for (int i = 0; i < kGatherUnroll; ++i)
-      if (row[i] >= 0) planes.write(t + row[i], group[i], raw[i]);
+    for (int i = 0; i < kUnroll; ++i) {
+      if (read[i]) plane.reader.write(to[i], raw[i]);
+      if (zeroed[i]) plane.reader.zero(to[i]);
+    }
+  }
+};
+
+// The groups of one warp, `step` of those of all rows.
+template <class P>
+__device__ void gather_step(const GatherMap& map, const P& of, int64_t warp, int step,
+                            bool counts) {
+  map.prefetch_table(warp);
+  P plane = of;
+  plane.reader.start();
+  auto [t, group] = plane.groups(warp * step);
+  auto skip = uint32_t(group);
+  int rows = int(plane.groups(skip + uint32_t(step) - 1).quotient) + 1;
+  Places places(map.place(t, rows, counts && (lane_id() || !skip)));
+  Walk<P> walk(plane, places, t, skip, step);
+  for (int done = 0; done < step; done += kWarp * kGatherUnroll) {
+    Chunk<P, kGatherUnroll> chunk;
+    chunk.load(plane, places, walk);
+    chunk.store(plane);
   }
 }
 
-template <class Planes>
-__global__ void __launch_bounds__(kGatherThreads)
-    gather_kernel(KVOPS_IN_PLACE GatherMap map, int rows_per_block, KVOPS_IN_PLACE Planes planes) {
-  __shared__ int64_t offsets[Planes::kCount][kGatherRows];
-  int64_t t = int64_t(blockIdx.x) * rows_per_block, rest = map.rows() - t;
-  if (rest <= 0) return;
-  int n = rest < rows_per_block ? int(rest) : rows_per_block;
-  if (int(threadIdx.x) < n) {
-    Place place = map.place(t + int(threadIdx.x), !blockIdx.y);
-    for (int i = 0; i < Planes::kCount; ++i) offsets[i][threadIdx.x] = planes.offset(i, place);
-  }
-  __syncthreads();
-  move(planes, offsets, t, n);
+// On an H200 five blocks on a multiprocessor are faster than four.
+template <class P>
+__global__ void __launch_bounds__(kGatherThreads, 5)
+    gather_kernel(const GatherMap map, const P plane, const int step_of_32) {
+  await_queue();
+  int64_t warp = int64_t(blockIdx.x) * (kGatherThreads / kWarp) + warp_id();
+  gather_step(map, plane, warp, step_of_32 * (kWarp / 32), true);
+}
+struct Steps {
+  int a, b;
+};
+// Rows of two planes. Thread blocks from `second_block` on have the second one.
+template <class A, class B>
+__global__ void __launch_bounds__(kGatherThreads, 5)
+    gather_two_kernel(const GatherMap map, const A a, const B b, const int64_t second_block,
+                      const Steps steps_of_32) {
+  await_queue();
+  bool second = blockIdx.x >= second_block;
+  int64_t block = blockIdx.x - (second ? second_block : 0);
+  int64_t warp = block * (kGatherThreads / kWarp) + warp_id();
+  if (second)
+    gather_step(map, b, warp, steps_of_32.b * (kWarp / 32), false);
+  else
+    gather_step(map, a, warp, steps_of_32.a * (kWarp / 32), true);
 }
 
 // Units of 1, 2, 4 or 16 bytes as they are.
 template <class Unit>
 struct CopyReader {
   using Raw = Unit;
+  static constexpr int kFrom = sizeof(Unit), kTo = sizeof(Unit);
 
   __device__ void start() {}
-  __device__ Raw read(const uint8_t* entry, int64_t g) const {
-    return reinterpret_cast<const Unit*>(entry)[g];
-  }
-  __device__ int64_t at(int64_t g) const { return g * int64_t(sizeof(Unit)); }
+  __device__ Raw read(const uint8_t* from) const { return *reinterpret_cast<const Unit*>(from); }
   __device__ void write(uint8_t* to, Raw raw) const { *reinterpret_cast<Unit*>(to) = raw; }
-  __device__ void zero(uint8_t* to, int64_t) const { *reinterpret_cast<Unit*>(to) = Unit{}; }
+  __device__ void zero(uint8_t* to) const { *reinterpret_cast<Unit*>(to) = Unit{}; }
 };
 
 }  // namespace kvops::gpu
@@ -204,17 +246,21 @@ namespace kvops::KVOPS_GPU {
 template <class Args>
 gpu::GatherMap gather_map(const Args& a, const kvops_tensor& starts, bool with_end,
                           int64_t out_rows) {
-  int64_t block = a.kv_cache.shape[1];
+  int64_t block = a.kv_cache.shape[1], blocks = block ? a.kv_cache.shape[0] : 0;
   auto table = view<const int32_t, 2>(a.block_table);
+  int64_t last = table.shape[0] ? (table.shape[0] - 1) * table.stride[0] + table.shape[1] : 0;
+  constexpr int64_t kNames = int64_t(INT32_MAX) + 1;
+  bool prefetched = table.stride[0] >= 0 && last <= gpu::kGatherSmallTable;
   return {static_cast<const int32_t*>(starts.data),
           static_cast<const int32_t*>(a.seq_starts.data),
           table.data,
           table.stride[0],
           table.shape[0],
           table.shape[1],
-          block ? a.kv_cache.shape[0] : 0,
           with_end && out_rows > INT32_MAX ? INT32_MAX : out_rows,
+          uint32_t(blocks < kNames ? blocks : kNames),
           gpu::Splitter(block ? block : 1),
+          prefetched ? int((last + 31) / 32) : 0,
           with_end,
           a.zero_invalid != 0,
           static_cast<int64_t*>(a.faults.data)};
@@ -255,31 +301,41 @@ inline GatherLayout gather_layout(const kvops_tensor& cache, const kvops_tensor&
 }
 
 template <class Reader>
-gpu::Plane<Reader> plane_of(const GatherLayout& at, const Reader& reader) {
-  return {at.from, at.block, at.slot, at.to, at.row, reader};
+gpu::Plane<Reader> plane_of(const GatherLayout& at, const Reader& reader, int64_t groups) {
+  return {at.from, at.block, at.slot, at.to, at.row, gpu::Splitter(groups), reader};
 }
 
-// One launch. As many rows for a block as give each thread kGatherUnroll groups,
-// fewer when that leaves multiprocessors without work; blocks of the grid's second dimension share
-// rows that are longer.
-template <class Planes>
-kvops_status gather(const char* op, const gpu::GatherMap& map, const kvops_tensor& on,
-                    const Planes& planes) {
-  int64_t groups = planes.groups.d, rows = gpu::kGatherStep / groups;
-  int64_t shared = map.out_rows / (4 * compute_units(on));
-  if (rows > shared) rows = shared;
-  if (rows > gpu::kGatherRows) rows = gpu::kGatherRows;
-  if (rows < 1) rows = 1;
-  int64_t parts = (groups + gpu::kGatherStep - 1) / gpu::kGatherStep;
-  Grid grid = {.x = (map.out_rows + rows - 1) / rows,
-               .y = parts < 65535 ? parts : 65535,
-               .threads = gpu::kGatherThreads};
-  return launch(op, gpu::gather_kernel<Planes>, grid, on, map, int(rows), planes);
+// Groups of 32 lanes, of 32 rows at most. Where multiprocessors have plenty of warps even so (16 on
+// an H200), twice what a lane loads at once; less where some would have hardly any.
+inline int gather_step(const gpu::GatherMap& map, const kvops_tensor& on, int64_t groups) {
+  int64_t step = groups < 4 ? 32 * groups : gpu::kGatherStep, all = map.out_rows * groups;
+  if (groups >= 8 && all >= 16 * compute_units(on) * 2 * step) return int(2 * step);
+  while (step > 32 && all < 8 * compute_units(on) * step) step /= 2;
+  return int(step);
 }
+// Thread blocks of so many groups.
+inline int64_t gather_blocks(const gpu::GatherMap& map, int64_t groups, int step) {
+  return ceil_div(map.out_rows * groups, step * (gpu::kGatherThreads / 32));
+}
+
+// Of a row in one launch: 31 bits count them and what follows them in a step.
+inline constexpr int64_t kMostGroups = 1 << 30;
+
+// One launch, but of rows with more groups than that.
 template <class Reader>
-kvops_status gather_one(const char* op, const gpu::GatherMap& map, const kvops_tensor& on,
-                        const GatherLayout& at, const Reader& reader, int64_t groups) {
-  return gather(op, map, on, gpu::OnePlane<Reader>{plane_of(at, reader), gpu::Splitter(groups)});
+kvops_status gather_one(const char* op, gpu::GatherMap map, const kvops_tensor& on, GatherLayout at,
+                        const Reader& reader, int64_t groups) {
+  for (; groups > 0;
+       groups -= kMostGroups, at.from += kMostGroups * Reader::kFrom, map.faults = nullptr) {
+    int64_t n = groups < kMostGroups ? groups : kMostGroups;
+    int step = gather_step(map, on, n);
+    Grid grid = {.x = gather_blocks(map, n, step), .threads = gpu::kGatherThreads};
+    if (auto status = launch_early(op, gpu::gather_kernel<gpu::Plane<Reader>>, grid, on, map,
+                                   plane_of(at, reader, n), step))
+      return status;
+    at.to += kMostGroups * Reader::kTo;
+  }
+  return KVOPS_OK;
 }
 
 // Rows that are copies of entries, or of a part of each; defined in cp_gather_cache.cu.

@@ -17,20 +17,18 @@ constexpr const char* kOp = "gather_and_maybe_dequant_cache";
 template <class T, class C, int N>
 struct Dequantise {
   using Raw = Group<C, N>;
+  static constexpr int kFrom = N * sizeof(C), kTo = N * sizeof(T);
   const float* kv_scale;
   float scale = 0;
 
   __device__ void start() { scale = *kv_scale; }
-  __device__ Raw read(const uint8_t* entry, int64_t g) const {
-    return load<N, true>(reinterpret_cast<const C*>(entry) + g * N);
+  __device__ Raw read(const uint8_t* from) const {
+    return load<N, true>(reinterpret_cast<const C*>(from));
   }
-  __device__ int64_t at(int64_t g) const { return g * N * int64_t(sizeof(T)); }
   __device__ void write(uint8_t* to, const Raw& codes) const {
     store<true>(reinterpret_cast<T*>(to), convert_back<T>(codes, scale));
   }
-  __device__ void zero(uint8_t* to, int64_t) const {
-    store<true>(reinterpret_cast<T*>(to), Group<T, N>{});
-  }
+  __device__ void zero(uint8_t* to) const { store<true>(reinterpret_cast<T*>(to), Group<T, N>{}); }
 };
 
 }  // namespace

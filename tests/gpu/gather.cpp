@@ -169,7 +169,7 @@ TEST_CASE("gather on a GPU: graphs follow requests, tables, starts and the cache
 TEST_CASE("gather on a GPU: one request, a thousand, most of them empty, and zeros on request") {
   for_each_gather([](Gather& g) {
     if (g.row > 10000) return;
-    for (int64_t batch : {1, 2, 1000})
+    for (int64_t batch : {1, 2, 31, 32, 33, 1000})
       for (int64_t block : {1, 7, 64}) {
         g.shape(batch, 501, block);
         g.zero = block == 7;
@@ -194,6 +194,41 @@ TEST_CASE("gather on a GPU: debug=bounds names a page that is none, and nothing 
     CHECK(std::strstr(kvops_last_error(), "block_table: element 3 is 40, expected less than 40"));
     g.check();
   });
+}
+
+// Kernels that may be on the device early, with next to nothing to do, behind one another.
+TEST_CASE("gather on a GPU: each of a chain reads what the one before it wrote") {
+  Stream stream{};
+  constexpr int64_t kPages = 24, kPage = 16, kEntry = 64, kCalls = 200;
+  Both<uint8_t> a(KVOPS_U8, {kPages, kPage, kEntry}), b(KVOPS_U8, {kPages, kPage, kEntry});
+  Both<int32_t> table(KVOPS_I32, {1, kPages}), starts(KVOPS_I32, {2});
+  std::mt19937 random(5);
+  for (int i = 0; i < kPages; ++i) table.h[size_t(i)] = (5 * i + 3) % kPages;  // in another order
+  starts.h = {0, kPages * kPage};
+  table.up(stream), starts.up(stream);
+  auto run = [&](bool gpu, bool forth) {
+    auto side = [&](auto& t) { return gpu ? t.on_gpu(stream) : t.on_cpu(); };
+    kvops_cp_gather_cache_args args = {};
+    args.struct_size = sizeof args;
+    args.kv_cache = side(forth ? a : b), args.out = side(forth ? b : a);
+    args.out.rank = 2, args.out.shape[0] = kPages * kPage, args.out.shape[1] = kEntry;
+    args.out.stride[0] = kEntry, args.out.stride[1] = 1;
+    args.block_table = side(table), args.cu_seq_lens = side(starts);
+    REQUIRE(kvops_cp_gather_cache(&args) == KVOPS_OK);
+  };
+  Graph graph(stream, [&] {
+    for (int i = 0; i < kCalls; ++i) run(true, i % 2 == 0);
+  });
+  for (int replay = 0; replay < 20; ++replay) {
+    for (auto& byte : a.h) byte = uint8_t(random());
+    a.up(stream);
+    for (int i = 0; i < kCalls; ++i) run(false, i % 2 == 0);
+    graph.replay();
+    REQUIRE((a.down(stream) == a.h));
+    a.up(stream);
+    for (int i = 0; i < kCalls; ++i) run(true, i % 2 == 0), run(false, i % 2 == 0);
+    REQUIRE((a.down(stream) == a.h));
+  }
 }
 
 TEST_CASE("cp_gather_cache on a GPU: blocks and rows further apart than 2^32 bytes") {
