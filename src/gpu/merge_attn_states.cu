@@ -1,17 +1,20 @@
 // merge_attn_states: out = RN_T(prefix * a / (a + b) + suffix * b / (a + b)),
 // a = exp(prefix_lse - M), b = exp(suffix_lse - M), M their maximum.
 //
-// A thread block has a tile of kTokens tokens by some heads: kTokens neighbours are a sector of an
-// lse [heads, tokens]. Its threads read their first groups of 16 bytes of both sides, then both
-// weights of each (token, head) are computed once, in shared memory, then groups are weighed and
-// stored. All of a (token, head) is read before any of it is written, which in place needs.
+// A thread block has a tile of tokens by some heads: eight neighbours are a sector of an lse
+// [heads, tokens]. A warp has groups of 16 bytes that follow each other, of as many (token, head)s
+// as they happen to be of, at most one for each lane: the lane reads its lse and makes its weights
+// while the groups are on their way. The block reads every lse of a (token, head) before it writes
+// one, which in place needs.
 //
 // Numerics: with e = exp(-|prefix_lse - suffix_lse|) the weights are 1 / (1 + e) and e / (1 + e),
 // out_lse = M + log(1 + e); all in f32.
 #include <type_traits>
 
 #include "core/dispatch.h"
-#include "gpu/teams.cuh"
+#include "core/integers.h"
+#include "gpu/early.cuh"
+#include "gpu/lanes.cuh"
 #include "gpu/vec.cuh"
 
 namespace kvops::KVOPS_GPU {
@@ -20,7 +23,7 @@ namespace {
 using namespace kvops::gpu;
 
 constexpr const char* kOp = "merge_attn_states";
-constexpr int kThreads = 256, kTokens = 8, kMaxHeads = 64;
+constexpr int kThreads = 256, kTokens = 8;
 
 // Of one token and head. A negative weight: the other side's elements are copied.
 struct Weights {
@@ -34,15 +37,28 @@ struct Merge {
   TensorView<const float, 2> prefix_lse, suffix_lse;
   TensorView<float, 2> lse;
   int64_t with_prefix;  // tokens before this one have a prefix
-  int heads;            // of a tile
-  Splitter groups, tile_heads, tiles;
+  int pairs;            // (token, head)s of a tile, neighbours being of one head
+  Splitter groups, tile_tokens, tiles;
   const float* scale;
-  bool keep_nan;
+  bool keep_nan, empty;
 };
 
+template <class T, class O>
 struct Tile {
   int64_t token, head;
-  int tokens, heads;
+  uint32_t tokens, heads;  // that there are from these on, or more than enough
+  const T *prefix, *suffix;
+  O* out;
+
+  __device__ Tile(const Merge<T, O>& m, int64_t first_token, int64_t first_head)
+      : token(first_token),
+        head(first_head),
+        tokens(few(m.out.shape[0] - token)),
+        heads(few(m.out.shape[1] - head)),
+        prefix(m.prefix.at(token, head)),
+        suffix(m.suffix.at(token, head)),
+        out(m.out.at(token, head)) {}
+  __device__ static uint32_t few(int64_t n) { return n < INT32_MAX ? uint32_t(n) : INT32_MAX; }
 };
 
 // exp(x) for x <= 0 within one unit, and log(1 + e) for 0 <= e <= 1, step by step as in
@@ -75,34 +91,33 @@ __device__ inline float log1p_of(float e) {
 
 __device__ inline bool is_infinite(float x) { return magnitude(x) == bits_float(0x7F800000u); }
 
-// The weights of a token and head, and what becomes of its lse.
-__device__ inline Weights weigh(float p, float s, bool with_prefix, float& lse) {
-  float infinite = bits_float(0x7F800000u);
-  if (!with_prefix) return lse = s, Weights{-1, 1};
-  bool no_prefix = is_infinite(p), no_suffix = is_infinite(s);
-  if (no_prefix || no_suffix) {
-    float left = no_prefix ? s : p;
-    if (is_infinite(left) || is_nan(left)) return lse = -infinite, Weights{1, -1};
-    return lse = left, no_prefix ? Weights{-1, 1} : Weights{1, -1};
-  }
-  float e = exp_of(-magnitude(add_rn(p, -s)));
-  float large = div_rn(1, add_rn(1, e)), small = div_rn(e, add_rn(1, e));
-  lse = add_rn(fmaxf(p, s), log1p_of(e));
-  return p >= s ? Weights{large, small} : Weights{small, large};
+// The lse of one token and head on both sides.
+struct Sides {
+  float prefix, suffix;
+  bool with_prefix;
+};
+__device__ inline float ratio(const Sides& x) {
+  return exp_of(-magnitude(add_rn(x.prefix, -x.suffix)));
 }
-
-// All weights of a tile. Neighbouring threads have neighbouring tokens.
-template <class T, class O>
-__device__ void weigh_tile(const Merge<T, O>& m, const Tile& tile, Weights* weights) {
-  for (int i = int(threadIdx.x); i < kTokens * tile.heads; i += kThreads) {
-    int t = i % kTokens, h = i / kTokens;
-    if (t >= tile.tokens) continue;
-    int64_t token = tile.token + t, head = tile.head + h;
-    bool with_prefix = token < m.with_prefix;
-    float lse, p = with_prefix ? m.prefix_lse(head, token) : 0;
-    weights[t * m.heads + h] = weigh(p, m.suffix_lse(head, token), with_prefix, lse);
-    if (m.lse.data) m.lse(head, token) = lse;
+// Is a side without the other's company? Then that one's elements and lse are the result's.
+__device__ inline bool alone(const Sides& x) {
+  return !x.with_prefix || is_infinite(x.prefix) || is_infinite(x.suffix);
+}
+__device__ inline Weights weigh(const Sides& x, float e) {
+  if (!x.with_prefix) return {-1, 1};
+  if (alone(x)) {
+    float left = is_infinite(x.prefix) ? x.suffix : x.prefix;
+    bool suffix = is_infinite(x.prefix) && !is_infinite(left) && !is_nan(left);
+    return suffix ? Weights{-1, 1} : Weights{1, -1};
   }
+  float large = div_rn(1, add_rn(1, e)), small = div_rn(e, add_rn(1, e));
+  return x.prefix >= x.suffix ? Weights{large, small} : Weights{small, large};
+}
+__device__ inline float merged_lse(const Sides& x, float e) {
+  if (!x.with_prefix) return x.suffix;
+  if (!alone(x)) return add_rn(fmaxf(x.prefix, x.suffix), log1p_of(e));
+  float left = is_infinite(x.prefix) ? x.suffix : x.prefix;
+  return is_infinite(left) || is_nan(left) ? -bits_float(0x7F800000u) : left;
 }
 
 // The value that is stored as fp8.
@@ -138,46 +153,71 @@ __device__ inline Group<O, N> merge(const Group<T, N>& p, const Group<T, N>& s, 
   return y;
 }
 
+// Groups [first, first + kWarp * kUnroll) of a tile on their way, and where they go.
 template <class T, class O, int N, int kUnroll>
-__global__ void __launch_bounds__(kThreads, 3) merge_kernel(KVOPS_IN_PLACE Merge<T, O> m) {
-  __shared__ Weights weights[kTokens * kMaxHeads];
-  auto [row, column] = m.tiles(int64_t(blockIdx.x));
-  Tile tile = {row * kTokens, column * m.heads, 0, 0};
-  int64_t tokens = m.out.shape[0] - tile.token, heads = m.out.shape[1] - tile.head;
-  tile.tokens = tokens < kTokens ? int(tokens) : kTokens;
-  tile.heads = heads < m.heads ? int(heads) : m.heads;
-  float inverse = std::is_same_v<T, O> ? 1.0f : div_rn(1, *m.scale);
+struct Chunk {
+  Group<T, N> p[kUnroll], s[kUnroll];
+  O* to[kUnroll];  // nullptr: none
+  int pair[kUnroll];
 
-  // Those of absent heads are skipped. Without any, there may still be an lse.
-  int64_t items = m.out.shape[2] ? tile.tokens * m.heads * m.groups.d : 0, base = 0;
-  do {
-    Group<T, N> p[kUnroll], s[kUnroll];
-    O* to[kUnroll];
-    int at[kUnroll];
+  __device__ void load(const Merge<T, O>& m, const Tile<T, O>& tile, int64_t first, int64_t items) {
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
-      int64_t item = base + i * kThreads + int(threadIdx.x);
-      to[i] = nullptr;
-      if (item >= items) continue;
-      auto [pair, g] = m.groups(item);
-      auto [t, h] = m.tile_heads(pair);
-      if (h >= tile.heads) continue;
-      int64_t token = tile.token + t, head = tile.head + h;
-      at[i] = int(pair);
-      to[i] = m.out.at(token, head) + g * N;
+      int64_t item = first + i * kWarp + lane_id(), g = item;
+      to[i] = nullptr, pair[i] = 0;
+      if (m.pairs > 1) {
+        auto at = m.groups(uint32_t(item));
+        pair[i] = int(at.quotient), g = at.remainder;
+      }
+      auto [h, t] = m.tile_tokens(uint32_t(pair[i]));
+      if (item >= items || t >= tile.tokens || h >= tile.heads) continue;
+      to[i] = tile.out + t * m.out.stride[0] + h * m.out.stride[1] + g * N;
       p[i] = {};
-      if (token < m.with_prefix) p[i] = load<N, true>(m.prefix.at(token, head) + g * N);
-      s[i] = load<N, true>(m.suffix.at(token, head) + g * N);
+      auto* prefix = tile.prefix + t * m.prefix.stride[0] + h * m.prefix.stride[1] + g * N;
+      if (tile.token + t < m.with_prefix) p[i] = gpu::load<N, true>(prefix);
+      s[i] =
+          gpu::load<N, true>(tile.suffix + t * m.suffix.stride[0] + h * m.suffix.stride[1] + g * N);
     }
-    if (base == 0) {
-      weigh_tile(m, tile, weights);
-      __syncthreads();
-    }
+  }
+  __device__ void store(const Merge<T, O>& m, const Weights& mine, int first_pair, float inverse) {
 #pragma unroll
-    for (int i = 0; i < kUnroll; ++i)
-      if (to[i]) store<true>(to[i], merge<T, O>(p[i], s[i], weights[at[i]], inverse, m.keep_nan));
-    base += kThreads * kUnroll;
-  } while (base < items);
+    for (int i = 0; i < kUnroll; ++i) {
+      int lane = (pair[i] - first_pair) % kWarp;
+      Weights w = {shuffle(mine.prefix, lane), shuffle(mine.suffix, lane)};
+      if (to[i]) gpu::store<true>(to[i], merge<T, O>(p[i], s[i], w, inverse, m.keep_nan));
+    }
+  }
+};
+
+template <class T, class O, int N, int kUnroll>
+__global__ void __launch_bounds__(kThreads, kUnroll > 2 ? 3 : 5) merge_kernel(const Merge<T, O> m) {
+  await_queue();
+  auto [row, column] = m.tiles(int64_t(blockIdx.x));
+  Tile<T, O> tile(m, row * m.tile_tokens.d, column * (m.pairs / int(m.tile_tokens.d)));
+  int64_t items = m.pairs * m.groups.d, first = warp_id() * (kWarp * kUnroll);
+  // Where the lane's (token, head) is one of the warp's: of long rows, the only one.
+  int first_pair = m.pairs > 1 ? int(m.groups(uint32_t(first)).quotient) : 0;
+  int pair = first_pair + lane_id();
+  auto [h, t] = m.tile_tokens(uint32_t(pair));
+  int64_t token = tile.token + t, head = tile.head + h, begin = pair * m.groups.d;
+  bool wanted = pair < m.pairs && t < tile.tokens && h < tile.heads &&
+                (m.pairs == 1 || begin < first + kWarp * kUnroll);
+  Sides sides = {0, 0, wanted && token < m.with_prefix};
+  if (wanted) sides.suffix = m.suffix_lse(head, token);
+  if (sides.with_prefix) sides.prefix = m.prefix_lse(head, token);
+  Chunk<T, O, N, kUnroll> chunk;
+  if (!m.empty) chunk.load(m, tile, first, items);
+  float inverse = std::is_same_v<T, O> ? 1.0f : div_rn(1, *m.scale);
+  __syncthreads();
+  float e = ratio(sides);
+  Weights weights = weigh(sides, e);
+  if (!m.empty) chunk.store(m, weights, first_pair, inverse);
+  if (wanted && begin >= first && m.lse.data) m.lse(head, token) = merged_lse(sides, e);
+  if (m.empty) return;
+  for (first += kThreads * kUnroll; first < items; first += kThreads * kUnroll) {
+    chunk.load(m, tile, first, items);
+    chunk.store(m, weights, 0, inverse);
+  }
 }
 
 template <class T, class O>
@@ -186,7 +226,11 @@ kvops_status merge_all(const kvops_merge_attn_states_args& a) {
   constexpr int64_t kFrom = sizeof(T), kTo = sizeof(O);
   int64_t tokens = a.out.shape[0], heads = a.out.shape[1];
   int64_t size = a.out.shape[2] ? a.out.shape[2] : 1;
-  auto start = [&]<int N, int kUnroll>(int64_t tile_heads) {
+  auto start = [&]<int N, int kUnroll>() {
+    // Longer rows than a pass are a tile alone.
+    int64_t groups = size / N, pairs = kThreads * kUnroll / groups;
+    int64_t tile_tokens = pairs < 1 ? 1 : pairs < kTokens ? pairs : kTokens;
+    int64_t tile_heads = pairs < kTokens ? 1 : pairs / kTokens;
     int64_t columns = ceil_div(heads, tile_heads);
     Merge<T, O> m = {view<const T, 3>(a.prefix_output),
                      view<const T, 3>(a.suffix_output),
@@ -195,27 +239,24 @@ kvops_status merge_all(const kvops_merge_attn_states_args& a) {
                      view<const float, 2>(a.suffix_lse),
                      view<float, 2>(a.out_lse),
                      tokens - a.suffix_only_tokens,
-                     int(tile_heads),
-                     Splitter(size / N),
-                     Splitter(tile_heads),
+                     int(tile_tokens * tile_heads),
+                     Splitter(groups),
+                     Splitter(tile_tokens),
                      Splitter(columns),
                      static_cast<const float*>(a.out_scale.data),
-                     a.keep_nan != 0};
-    Grid grid = {.x = ceil_div(tokens, kTokens) * columns, .threads = kThreads};
-    return launch(kOp, merge_kernel<T, O, N, kUnroll>, grid, a.out, m);
-  };
-  // Heads of a tile whose groups are so many for each thread.
-  auto tile = [&](int64_t groups, int64_t each) {
-    int64_t n = each * kThreads / (kTokens * groups), most = heads < kMaxHeads ? heads : kMaxHeads;
-    return n < 1 ? 1 : n < most ? n : most;
+                     a.keep_nan != 0,
+                     a.out.shape[2] == 0};
+    Grid grid = {.x = ceil_div(tokens, tile_tokens) * columns, .threads = kThreads};
+    return launch_early(kOp, merge_kernel<T, O, N, kUnroll>, grid, a.out, m);
   };
   bool wide = size % kWide == 0 && rows_aligned(a.prefix_output, kFrom, 16) &&
               rows_aligned(a.suffix_output, kFrom, 16) && rows_aligned(a.out, kTo, kWide * kTo);
-  if (!wide) return start.template operator()<1, 4>(tile(size, 4));
-  int64_t groups = size / kWide, items = tokens * heads * groups;
-  if (items < 2048 * compute_units(a.out))
-    return start.template operator()<kWide, 1>(tile(groups, 1));
-  return start.template operator()<kWide, 4>(tile(groups, 4));
+  // Several groups of a lane where they are many, but not of more (token, head)s than a warp has
+  // lanes. On an H200 four of them are faster than two or one.
+  int64_t groups = size / (wide ? kWide : 1), items = tokens * heads * groups;
+  bool many = groups >= 4 && items >= 2048 * compute_units(a.out);
+  if (!wide) return many ? start.template operator()<1, 4>() : start.template operator()<1, 1>();
+  return many ? start.template operator()<kWide, 4>() : start.template operator()<kWide, 1>();
 }
 
 }  // namespace
