@@ -19,9 +19,12 @@ namespace {
 struct Act {
   float least;  // the threshold, rounded to T
 
-  template <class T, class D>
-  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
-    return hn::Mul(hn::IfThenZeroElse(hn::Le(a, hn::Set(d, least)), a), b);
+  template <class T, class D, size_t N>
+  HWY_INLINE Batch<D, N> operator()(D d, const Batch<D, N>& a, const Batch<D, N>& b, T) const {
+    using V = hn::Vec<D>;
+    const auto above = [&](V x)
+                           HWY_ATTR { return hn::IfThenZeroElse(hn::Le(x, hn::Set(d, least)), x); };
+    return product(each(above, a), b);
   }
 };
 

@@ -18,21 +18,30 @@ namespace HWY_NAMESPACE {
 namespace {
 
 struct Act {
-  template <class T, class D>
-  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
+  template <class T, class D, size_t N>
+  HWY_INLINE Batch<D, N> operator()(D d, const Batch<D, N>& a, const Batch<D, N>& b, T) const {
+    using V = hn::Vec<D>;
     const auto one = hn::Set(d, 1.0f);
-    auto erf_a = hn::Zero(d);
     if constexpr (sizeof(T) == 2) {
-      const auto m = hn::Abs(a);
-      const auto far = hn::CopySign(hn::Sub(one, erfc_short(d, m)), a);
-      // Near 0 every other subnormal a is halfway between two results: the tie must be seen.
-      const auto near = hn::Mul(a, hn::Set(d, 0.79788456f));
-      erf_a = hn::IfThenElse(hn::Lt(m, hn::Set(d, 0x1p-12f)), near, far);
-    } else {
-      erf_a = erf(d, hn::Mul(a, hn::Set(d, 0.70710678118654752f)));
+      // x times erfc(-x / sqrt(2)) / 2, with the last place of an f32 near 1/4.
+      const auto half = half_erfc_short(d, each([](V x) HWY_ATTR { return hn::Abs(x); }, a));
+      const auto quarter = hn::Set(d, 0.25f);
+      const auto gelu = [&](V x, V h) HWY_ATTR {
+        if constexpr (std::is_same_v<T, f16>) {
+          // Near 0 every other subnormal x is halfway between two results: the tie must be seen.
+          const auto near = hn::NegMulAdd(hn::Abs(x), hn::Set(d, 0.39894228f), hn::Set(d, 0.5f));
+          h = hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-12f)), near, h);
+        }
+        h = hn::Sub(hn::Add(h, quarter), quarter);
+        return hn::Mul(x, hn::IfNegativeThenElse(x, h, hn::Sub(one, h)));
+      };
+      return product(rounded<T>(d, each(gelu, a, half)), b);
     }
-    const auto gelu = hn::Mul(hn::Mul(a, hn::Set(d, 0.5f)), hn::Add(one, erf_a));
-    return hn::Mul(round_to<T, kNanOf<T>>(d, gelu), b);
+    const auto gelu = [&](V x) HWY_ATTR {
+      const auto erf_x = erf(d, hn::Mul(x, hn::Set(d, 0.70710678118654752f)));
+      return hn::Mul(hn::Mul(x, hn::Set(d, 0.5f)), hn::Add(one, erf_x));
+    };
+    return product(rounded<T>(d, each(gelu, a)), b);
   }
 };
 

@@ -19,22 +19,29 @@ namespace HWY_NAMESPACE {
 namespace {
 
 struct Act {
-  template <class T, class D>
-  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
+  template <class T, class D, size_t N>
+  HWY_INLINE Batch<D, N> operator()(D d, const Batch<D, N>& a, const Batch<D, N>& b, T) const {
+    using V = hn::Vec<D>;
     if constexpr (sizeof(T) == 2) {
       // (1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z)), with the last place of an f32 near 1/4.
-      const auto slope = hn::MulAdd(hn::Mul(a, a), hn::Set(d, 2 * 0.79788456f * 0.044715f),
-                                    hn::Set(d, 2 * 0.79788456f));
-      const auto half = hn::Div(hn::Set(d, 1.0f), one_plus_exp_neg<T>(d, hn::Mul(a, slope)));
-      const auto quarter = hn::Set(d, 0.25f);
-      const auto gelu = hn::Mul(a, hn::Sub(hn::Add(half, quarter), quarter));
-      return hn::Mul(round_to<T, kNanOf<T>>(d, gelu), b);
+      const auto slope = [&](V x) HWY_ATTR {
+        return hn::MulAdd(hn::Mul(x, x), hn::Set(d, 2 * 0.79788456f * 0.044715f),
+                          hn::Set(d, 2 * 0.79788456f));
+      };
+      const auto sum = one_plus_exp_neg<T>(d, product(a, each(slope, a)));
+      const auto gelu = [&](V x, V s) HWY_ATTR {
+        const auto half = hn::Div(hn::Set(d, 1.0f), s), quarter = hn::Set(d, 0.25f);
+        return hn::Mul(x, hn::Sub(hn::Add(half, quarter), quarter));
+      };
+      return product(rounded<T>(d, each(gelu, a, sum)), b);
     }
-    const auto cube = hn::Mul(hn::Mul(a, a), a);
-    const auto sum = hn::MulAdd(hn::Set(d, 0.044715f), cube, a);
-    const auto t = tanh(d, hn::Mul(hn::Set(d, 0.79788456080286536f), sum));
-    const auto gelu = hn::Mul(hn::Mul(hn::Set(d, 0.5f), a), hn::Add(hn::Set(d, 1.0f), t));
-    return hn::Mul(gelu, b);
+    const auto gelu = [&](V x) HWY_ATTR {
+      const auto cube = hn::Mul(hn::Mul(x, x), x);
+      const auto sum = hn::MulAdd(hn::Set(d, 0.044715f), cube, x);
+      const auto t = tanh(d, hn::Mul(hn::Set(d, 0.79788456080286536f), sum));
+      return hn::Mul(hn::Mul(hn::Set(d, 0.5f), x), hn::Add(hn::Set(d, 1.0f), t));
+    };
+    return product(each(gelu, a), b);
   }
 };
 

@@ -2,7 +2,10 @@
 //
 // Largest errors, over all floats and on every target: exp 1.1 ulp, tanh 3 ulp, erf 1.5 ulp. NaN
 // gives NaN, exp overflows to infinity and has subnormal results, tanh and erf keep a zero's sign.
-// exp2_short and erfc_short are for results of 16 bits: they err by 2^-18 and 2^-14.
+// exp2_short and half_erfc_short are for results of 16 bits: they err by 2^-18 and 2^-14.
+#include <type_traits>
+#include <utility>
+
 #include "cpu/simd-inl.h"
 
 #if defined(KVOPS_CPU_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -119,41 +122,81 @@ HWY_INLINE hn::Vec<D> erf(D d, hn::Vec<D> x) {
   return hn::CopySign(hn::IfThenElse(hn::Lt(m, hn::Set(d, 1.0f)), small, large), x);
 }
 
-// 2^t, relative error 2^-18: t = n + r, 0 <= r < 1, and a quartic. From 128 on infinity. Below -126
-// the results are subnormal on AVX3, of any size down to 0 on other targets.
-template <class D>
-HWY_INLINE hn::Vec<D> exp2_short(D d, hn::Vec<D> t) {
-#if HWY_TARGET <= HWY_AVX3
-  auto r = t;  // takes what is above the largest integer <= t; 0 for infinity
-  constexpr int kDown = 9;
-  if constexpr (hn::MaxLanes(D()) == 16)
-    r.raw = _mm512_reduce_ps(t.raw, kDown);
-  else if constexpr (hn::MaxLanes(D()) == 8)
-    r.raw = _mm256_reduce_ps(t.raw, kDown);
-  else
-    r.raw = _mm_reduce_ps(t.raw, kDown);
-  const auto n = t;  // scale() takes its integer part
-#else
-  t = max_keep_nan(d, min_keep_nan(d, t, hn::Set(d, 128.0f)), hn::Set(d, -127.0f));
-  const auto n = hn::Floor(t), r = hn::Sub(t, n);
-#endif
-  // In two halves, which do not wait for each other.
-  const auto low = hn::MulAdd(r, hn::Set(d, 0x1.62d166p-1f), hn::Set(d, 0x1.00002cp+0f));
-  auto high = hn::MulAdd(r, hn::Set(d, 0x1.aa13f2p-5f), hn::Set(d, 0x1.ee798ap-3f));
-  const auto square = hn::Mul(r, r);
-  high = hn::MulAdd(square, hn::Set(d, 0x1.bb7cd4p-7f), high);
-  return scale(d, hn::MulAdd(high, square, low), n);
+// Several vectors on their way through one formula, each step of it taken for all of them: a core
+// looks ahead far enough to fill its pipes from some short chains, but not from the next long one.
+template <class D, size_t N>
+struct Batch {
+  hn::Vec<D> v[N];
+};
+// { f(a.v[0], more.v[0] ...), f(a.v[1], more.v[1] ...), ... }
+template <class F, class D, size_t N, class... More>
+HWY_INLINE Batch<D, N> each(F f, const Batch<D, N>& a, const More&... more) {
+  return [&]<size_t... i>(std::index_sequence<i...>) HWY_ATTR {
+    const auto at = [&]<size_t k>(std::integral_constant<size_t, k>)
+                        HWY_ATTR { return f(a.v[k], more.v[k]...); };
+    return Batch<D, N>{{at(std::integral_constant<size_t, i>())...}};
+  }
+  (std::make_index_sequence<N>());
 }
 
-// erfc(m / sqrt(2)) for m >= 0, by a quintic for its logarithm: relative error 2^-14 where it is
-// above 2^-23; beyond, it falls on to 0.
-template <class D>
-HWY_INLINE hn::Vec<D> erfc_short(D d, hn::Vec<D> m) {
-  const auto square = hn::Mul(m, m);
-  const auto a = hn::MulAdd(m, hn::Set(d, -1.15018068f), hn::Set(d, -5.14071e-5f));
-  const auto b = hn::MulAdd(m, hn::Set(d, -0.0500148363f), hn::Set(d, -0.461839324f));
-  const auto c = hn::MulAdd(m, hn::Set(d, -0.000380522463f), hn::Set(d, 0.0063832296f));
-  return exp2_short(d, hn::MulAdd(hn::MulAdd(c, square, b), square, a));
+// 2^t, relative error 2^-18: t = n + r, 0 <= r < 1, and a quartic that is exact at both ends, so
+// that 2^t is 1 + t ln 2 next to 0. From 128 on infinity. Below -126 the results are subnormal on
+// AVX3, of any size down to 0 on other targets.
+template <class D, size_t N>
+HWY_INLINE Batch<D, N> exp2_short(D d, Batch<D, N> t) {
+  using V = hn::Vec<D>;
+#if HWY_TARGET <= HWY_AVX3
+  const auto r = each(  // what is above the largest integer <= t; 0 for infinity
+      [](V v) HWY_ATTR {
+        constexpr int kDown = 9;
+        if constexpr (hn::MaxLanes(D()) == 16)
+          v.raw = _mm512_reduce_ps(v.raw, kDown);
+        else if constexpr (hn::MaxLanes(D()) == 8)
+          v.raw = _mm256_reduce_ps(v.raw, kDown);
+        else
+          v.raw = _mm_reduce_ps(v.raw, kDown);
+        return v;
+      },
+      t);
+  const auto& n = t;  // scale() takes its integer part
+#else
+  t = each(
+      [&](V v) HWY_ATTR {
+        v = min_keep_nan(d, v, hn::Set(d, 128.0f));
+        return max_keep_nan(d, v, hn::Set(d, -127.0f));
+      },
+      t);
+  const auto n = each([](V v) HWY_ATTR { return hn::Floor(v); }, t);
+  const auto r = each([](V v, V whole) HWY_ATTR { return hn::Sub(v, whole); }, t, n);
+#endif
+  // In two halves, which do not wait for each other.
+  constexpr float kC[] = {1.0f, 0x1.62d51cp-1f, 0x1.ee5884p-3f, 0x1.aa3fcap-5f, 0x1.bc31dap-7f};
+  const auto step = [&](float c1, float c0) HWY_ATTR {
+    return each([&](V v) HWY_ATTR { return hn::MulAdd(v, hn::Set(d, c1), hn::Set(d, c0)); }, r);
+  };
+  const auto multiply_add = [](V x, V y, V z) HWY_ATTR { return hn::MulAdd(x, y, z); };
+  const auto low = step(kC[1], kC[0]);
+  auto high = step(kC[3], kC[2]);
+  const auto square = each([](V v) HWY_ATTR { return hn::Mul(v, v); }, r);
+  high = each([&](V s, V h) HWY_ATTR { return hn::MulAdd(s, hn::Set(d, kC[4]), h); }, square, high);
+  const auto fraction = each(multiply_add, high, square, low);
+  return each([&](V f, V e) HWY_ATTR { return scale(d, f, e); }, fraction, n);
+}
+
+// erfc(m / sqrt(2)) / 2 for m >= 0, by a quintic for its logarithm: relative error 2^-14 where it
+// is above 2^-11, 2^-25 beyond; exact at 0. On to infinity it falls to 0.
+template <class D, size_t N>
+HWY_INLINE Batch<D, N> half_erfc_short(D d, const Batch<D, N>& m) {
+  using V = hn::Vec<D>;
+  const auto step = [&](float c1, float c0) HWY_ATTR {
+    return each([&](V v) HWY_ATTR { return hn::MulAdd(v, hn::Set(d, c1), hn::Set(d, c0)); }, m);
+  };
+  const auto multiply_add = [](V x, V y, V z) HWY_ATTR { return hn::MulAdd(x, y, z); };
+  const auto square = each([](V v) HWY_ATTR { return hn::Mul(v, v); }, m);
+  const auto c = step(-0.000399011353f, 0.0065455172f);
+  const auto b = step(-0.0505251579f, -0.461150845f);
+  const auto a = step(-1.1505482f, -1.0f);
+  return exp2_short(d, each(multiply_add, each(multiply_add, c, square, b), square, a));
 }
 
 }  // namespace HWY_NAMESPACE

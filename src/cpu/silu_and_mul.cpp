@@ -17,9 +17,9 @@ namespace HWY_NAMESPACE {
 namespace {
 
 struct Act {
-  template <class T, class D>
-  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
-    return hn::Mul(silu<T>(d, a), b);
+  template <class T, class D, size_t N>
+  HWY_INLINE Batch<D, N> operator()(D d, const Batch<D, N>& a, const Batch<D, N>& b, T) const {
+    return product(silu<T>(d, a), b);
   }
 };
 

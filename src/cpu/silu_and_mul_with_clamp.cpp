@@ -21,14 +21,18 @@ struct Act {
   float limit;  // rounded to T: that rounds what is limited, since a and b are numbers of T
   float alpha, beta;
 
-  template <class T, class D>
-  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> a, hn::Vec<D> b, T) const {
+  template <class T, class D, size_t N>
+  HWY_INLINE Batch<D, N> operator()(D d, const Batch<D, N>& a, const Batch<D, N>& b, T) const {
+    using V = hn::Vec<D>;
     const auto most = hn::Set(d, limit);
-    const auto g = min_keep_nan(d, a, most);
-    const auto u = max_keep_nan(d, min_keep_nan(d, b, most), hn::Neg(most));
-    const auto sum = one_plus_exp_neg<T>(d, hn::Mul(hn::Set(d, alpha), g));
-    const auto gate = round_to<T, kNanOf<T>>(d, hn::Div(g, sum));
-    return hn::Mul(gate, hn::Add(u, hn::Set(d, beta)));
+    const auto g = each([&](V x) HWY_ATTR { return min_keep_nan(d, x, most); }, a);
+    const auto up = [&](V x) HWY_ATTR {
+      x = max_keep_nan(d, min_keep_nan(d, x, most), hn::Neg(most));
+      return hn::Add(x, hn::Set(d, beta));
+    };
+    const auto scaled = [&](V x) HWY_ATTR { return hn::Mul(hn::Set(d, alpha), x); };
+    const auto sum = one_plus_exp_neg<T>(d, each(scaled, g));
+    return product(rounded<T>(d, quotient(g, sum)), each(up, b));
   }
 };
 

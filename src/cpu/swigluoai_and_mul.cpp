@@ -20,13 +20,18 @@ namespace {
 struct Act {
   float alpha, limit;
 
-  template <class T, class D>
-  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> gate, hn::Vec<D> up, T) const {
-    const auto one = hn::Set(d, 1.0f);
-    const auto g = min_keep_nan(d, gate, hn::Set(d, limit));
-    const auto u = max_keep_nan(d, min_keep_nan(d, up, hn::Set(d, limit)), hn::Set(d, -limit));
-    const auto sum = one_plus_exp_neg<T>(d, hn::Mul(g, hn::Set(d, alpha)));
-    return hn::Div(hn::Mul(hn::Add(u, one), g), sum);
+  template <class T, class D, size_t N>
+  HWY_INLINE Batch<D, N> operator()(D d, const Batch<D, N>& gate, const Batch<D, N>& up, T) const {
+    using V = hn::Vec<D>;
+    const auto most = hn::Set(d, limit);
+    const auto g = each([&](V x) HWY_ATTR { return min_keep_nan(d, x, most); }, gate);
+    const auto u = [&](V x) HWY_ATTR {
+      x = max_keep_nan(d, min_keep_nan(d, x, most), hn::Neg(most));
+      return hn::Add(x, hn::Set(d, 1.0f));
+    };
+    const auto scaled = [&](V x) HWY_ATTR { return hn::Mul(x, hn::Set(d, alpha)); };
+    const auto sum = one_plus_exp_neg<T>(d, each(scaled, g));
+    return quotient(product(each(u, up), g), sum);
   }
 };
 
