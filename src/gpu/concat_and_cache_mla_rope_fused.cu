@@ -203,7 +203,8 @@ __device__ void turn_keys(const Fused<T>& how, int64_t thread) {
 // Up to kGroups groups of one row.
 template <class T, int N>
 __device__ void store_latents(const Fused<T>& how, int64_t thread) {
-  auto [row, first] = how.latents(thread);
+  auto at = how.latents(thread);
+  const int64_t row = at.quotient, first = at.remainder;
   if (row >= how.rows) return;
   Group<T, N> x[kGroups];
 #pragma unroll
