@@ -41,7 +41,7 @@ kvops_status for_each_entry(const Args& a, F&& write) {
       map, 1, bytes_of<S, C>(a), a.faults,
       [&](int64_t t, int64_t b, int64_t o, int64_t) {
         map.ahead(t, [&](int64_t next_b, int64_t next_o) {
-          if (!stream) ask_to_write(cache.at(next_b, next_o), entry);
+          ask_to_write<stream>(cache.at(next_b, next_o), entry);
         });
         write(latent.at(t), rope.at(t), cache.at(b, o));
       },

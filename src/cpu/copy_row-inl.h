@@ -38,6 +38,27 @@ HWY_INLINE void copy_row(const void* from, void* to, int64_t n, const void* next
   if (i < n) std::memcpy(y + i, x + i, size_t(n - i));
 }
 
+// Streaming stores fill whole lines; what is before the first and after the last one, and short
+// copies, go through the caches.
+template <bool stream>
+HWY_INLINE void copy_bytes(const uint8_t* from, uint8_t* to, int64_t bytes) {
+  if constexpr (stream) {
+    constexpr int64_t kLine = 64;
+    const hn::ScalableTag<uint8_t> d;
+    const auto lanes = int64_t(hn::Lanes(d));
+    const auto head = int64_t(-reinterpret_cast<uintptr_t>(to) % kLine);
+    if (bytes >= head + kLine) {
+      std::memcpy(to, from, size_t(head));
+      int64_t i = head;
+      for (; i + kLine <= bytes; i += kLine)
+        for (int64_t j = i; j < i + kLine; j += lanes)
+          hn::Stream(hn::LoadU(d, from + j), d, to + j);
+      from += i, to += i, bytes -= i;
+    }
+  }
+  std::memcpy(to, from, size_t(bytes));
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace kvops::cpu
 HWY_AFTER_NAMESPACE();

@@ -2,8 +2,8 @@
 // the caches when those cannot hold what is read and written.
 #include <cstring>
 
+#include "cpu/copy_row-inl.h"
 #include "cpu/gather.h"
-#include "cpu/simd-inl.h"
 #include "cpu/stream.h"
 
 #if defined(KVOPS_CPU_GATHER_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -16,27 +16,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvops::cpu {
 namespace HWY_NAMESPACE {
-
-// Streaming stores fill whole lines; what is before the first and after the last one, and short
-// copies, go through the caches.
-template <bool stream>
-HWY_INLINE void copy_bytes(const uint8_t* from, uint8_t* to, int64_t bytes) {
-  if constexpr (stream) {
-    constexpr int64_t kLine = 64;
-    const hn::ScalableTag<uint8_t> d;
-    const auto lanes = int64_t(hn::Lanes(d));
-    const auto head = int64_t(-reinterpret_cast<uintptr_t>(to) % kLine);
-    if (bytes >= head + kLine) {
-      std::memcpy(to, from, size_t(head));
-      int64_t i = head;
-      for (; i + kLine <= bytes; i += kLine)
-        for (int64_t j = i; j < i + kLine; j += lanes)
-          hn::Stream(hn::LoadU(d, from + j), d, to + j);
-      from += i, to += i, bytes -= i;
-    }
-  }
-  std::memcpy(to, from, size_t(bytes));
-}
 
 // Parts of `bytes` bytes of the slots of a cache, and the rows that they become. Strides in bytes.
 struct Plane {

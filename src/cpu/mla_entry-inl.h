@@ -28,10 +28,17 @@ bool begin_lines(const TensorView<C, 3>& cache) {
          whole_lines((cache.stride[0] | cache.stride[1]) * int64_t(sizeof(C)));
 }
 
-// Asks for the lines of an entry that will be written.
+// Asks for the lines of an entry that will be written. stream: those that go through the caches,
+// because they are not written whole.
+template <bool stream>
 HWY_INLINE void ask_to_write(const void* entry, int64_t bytes) {
   const auto* p = static_cast<const char*>(entry);
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 1, 3);
+  if constexpr (stream) {
+    if (!on_line(p)) __builtin_prefetch(p, 1, 3);
+    if (!on_line(p + bytes)) __builtin_prefetch(p + bytes - 1, 1, 3);
+  } else {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 1, 3);
+  }
 }
 
 // Writers: write<stream>(latent row, rope row, entry, scale), stream if streams(begin_lines()).
@@ -59,9 +66,21 @@ struct Fp8DsEntry {
   using Element = uint8_t;
   bool pow2;
 
-  bool streams(bool) const { return false; }  // 10 1/4 lines
+  static constexpr int64_t kBytes = kLatent + 16 + kRope * int64_t(sizeof(S));
+  bool streams(bool) const { return true; }
+  // 10 1/4 lines: the whole ones go past the caches, from where they are put together.
   template <bool stream>
   HWY_INLINE void write(const S* kv_c, const S* k_pe, uint8_t* entry, float) const {
+    if constexpr (stream) {
+      alignas(64) uint8_t record[kBytes + 64];
+      uint8_t* at = record + reinterpret_cast<uintptr_t>(entry) % 64;
+      put(kv_c, k_pe, at);
+      copy_bytes<true>(at, entry, kBytes);
+    } else {
+      put(kv_c, k_pe, entry);
+    }
+  }
+  HWY_INLINE void put(const S* kv_c, const S* k_pe, uint8_t* entry) const {
     constexpr int64_t kTiles = 4, kTile = kLatent / kTiles;
     float scales[kTiles];
     for (int64_t k = 0; k < kTiles; ++k)

@@ -107,6 +107,52 @@ TEST_CASE("streams: entries of latents past the caches") {
       });
 }
 
+TEST_CASE("streams: records of latents past the caches") {
+  const auto latent = random_bf16(kTokens * 512, 7, 3), rope = random_bf16(kTokens * 64, 8);
+  for (int64_t encoding : {KVOPS_FP8_OCP, KVOPS_FP8_FNUZ})
+    check_both_ways(kBlocks * kBlock * 656, [&](uint8_t* to) {
+      auto a = make<kvops_concat_and_cache_mla_args>();
+      a.kv_c = tensor(latent, KVOPS_BF16, {kTokens, 512});
+      a.k_pe = tensor(rope, KVOPS_BF16, {kTokens, 64});
+      a.kv_cache = tensor(to, KVOPS_U8, {kBlocks, kBlock, 656});
+      a.slot_mapping = slots(kSlots);
+      a.format = KVOPS_FORMAT_FP8_DS_MLA, a.fp8_encoding = encoding;
+      CHECK_OK(kvops_concat_and_cache_mla(&a));
+    });
+}
+
+TEST_CASE("streams: entries of several layers past the caches") {
+  constexpr int64_t kLayers = 2;
+  const auto latent = random_bf16(kLayers * kTokens * 512, 9, 3);
+  const auto rope = random_bf16(kLayers * kTokens * 64, 10);
+  const vector<float> scales = {0.1f, 0.5f};
+  vector<int64_t> both = kSlots;
+  both.insert(both.end(), kSlots.rbegin(), kSlots.rend());
+  struct Entry {
+    kvops_dtype dtype;
+    int64_t format, stride;  // of entries, in bytes
+    bool scaled;
+  };
+  // Whole lines; records that begin anywhere; entries that do not begin lines.
+  for (const Entry& e : {Entry{KVOPS_F8_E4M3, KVOPS_FORMAT_PLAIN, 576, true},
+                         Entry{KVOPS_U8, KVOPS_FORMAT_FP8_DS_MLA, 699, false},
+                         Entry{KVOPS_F8_E4M3, KVOPS_FORMAT_PLAIN, 577, true}})
+    check_both_ways(size_t(kLayers * kBlocks * kBlock * e.stride), [&](uint8_t* to) {
+      auto a = make<kvops_concat_and_cache_mla_grouped_args>();
+      const int64_t layer = kBlocks * kBlock * e.stride;
+      const auto address = int64_t(reinterpret_cast<uintptr_t>(to));
+      const vector<int64_t> caches = {address, address + layer};
+      a.kv_c = tensor(latent, KVOPS_BF16, {kLayers, kTokens, 512});
+      a.k_pe = tensor(rope, KVOPS_BF16, {kLayers, kTokens, 64});
+      a.kv_cache_ptrs = tensor(caches, KVOPS_I64, {kLayers});
+      a.slot_mapping = tensor(both, KVOPS_I64, {kLayers, kTokens});
+      if (e.scaled) a.kv_scales = tensor(scales, KVOPS_F32, {kLayers});
+      a.cache_dtype = e.dtype, a.format = e.format, a.num_blocks = kBlocks, a.block_size = kBlock;
+      a.block_stride = kBlock * e.stride, a.entry_stride = e.stride;
+      CHECK_OK(kvops_concat_and_cache_mla_grouped(&a));
+    });
+}
+
 TEST_CASE("streams: int8 codes and norms past the caches") {
   const int64_t n = 5, d = 192;
   const auto rows = random_bf16(size_t(n * d), 6);
