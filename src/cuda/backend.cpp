@@ -46,9 +46,8 @@ struct Reason {
   }
 };
 
-// Does the kernel's code begin with a wait? Code for compute capabilities below 9.0, which newer
-// devices may run, does not. All kernels are compiled for the same ones: each device is asked once.
-bool waits(int device, const void* kernel) {
+// Each device is asked once: all kernels are compiled for the same ones.
+bool is_code_for_90(int device, const void* kernel) {
   enum { kUnknown, kNo, kYes };
   static std::atomic<int> known[64];
   auto& answer = known[device % 64];
@@ -77,7 +76,7 @@ kvops_status queue(const char* op, const void* kernel, const Grid& grid, const k
       cluster.id = cudaLaunchAttributeClusterDimension;
       cluster.val.clusterDim = {unsigned(grid.cluster), 1, 1};
     }
-    if (early && waits(on.device.index, kernel)) {
+    if (early && is_code_for_90(on.device.index, kernel)) {
       auto& overlap = attributes[config.numAttrs++];
       overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
       overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -106,6 +105,9 @@ const Backend* backend(const char** why) {
 int64_t compute_units(const kvops_tensor& on) { return facts(on.device.index).compute_units; }
 int64_t shared_memory(const kvops_tensor& on) { return limits(on.device.index).shared_bytes; }
 int max_cluster(const kvops_tensor& on) { return limits(on.device.index).cluster; }
+bool is_code_for_90(const kvops_tensor& on, const void* kernel) {
+  return is_code_for_90(on.device.index, kernel);
+}
 
 kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
                            const kvops_tensor& on, void** parameters) {

@@ -29,7 +29,70 @@ __device__ T* of_peer(T* p, int rank) {
   return there;
 }
 
+// What the blocks of a cluster tell each other once, in far less time than a barrier takes that
+// orders all memory: every block opens its box for so many bytes, sends to all, and waits for them.
+struct Mailbox {
+  uint64_t barrier;
+
+  __device__ void open(int bytes) {
+    if (!threadIdx.x) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address(this)) : "memory");
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(this)),
+                   "r"(bytes)
+                   : "memory");
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  }
+  // Before the first send: all boxes are open.
+  __device__ void wait_for_all() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  }
+  // To where `to` is in the block of that rank; 4 or 8 bytes.
+  template <class T>
+  __device__ void send(T* to, const T& value, int rank) {
+    uint32_t there, box;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address(to)), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(box) : "r"(address(this)), "r"(rank));
+    if constexpr (sizeof(T) == 4)
+      asm volatile(
+          "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(there),
+          "r"(__builtin_bit_cast(uint32_t, value)), "r"(box)
+          : "memory");
+    else
+      asm volatile(
+          "st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(there),
+          "l"(__builtin_bit_cast(uint64_t, value)), "r"(box)
+          : "memory");
+  }
+  __device__ void receive() {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "wait: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+        "@!done bra wait;\n}" ::"r"(address(this))
+        : "memory");
+  }
+
+ private:
+  __device__ static uint32_t address(const void* p) {
+    return uint32_t(__cvta_generic_to_shared(p));
+  }
+};
+
 }  // namespace kvops::gpu
 #else
 #define KVOPS_HAS_CLUSTERS 0
+
+namespace kvops::gpu {
+
+// Never run: the host launches no clusters of such code.
+struct Mailbox {
+  __device__ void open(int) {}
+  __device__ void wait_for_all() {}
+  template <class T>
+  __device__ void send(T*, const T&, int) {}
+  __device__ void receive() {}
+};
+
+}  // namespace kvops::gpu
 #endif

@@ -24,6 +24,10 @@ int64_t compute_units(const kvops_tensor& on);
 int64_t shared_memory(const kvops_tensor& on);
 int max_cluster(const kvops_tensor& on);
 
+// Is the kernel's code on that device for compute capability 9.0 or more: with clusters, with a
+// wait for the work ahead? Newer devices may run older code.
+bool is_code_for_90(const kvops_tensor& on, const void* kernel);
+
 template <class... P, class... A>
 kvops_status launch(const char* op, void (*kernel)(P...), const Grid& grid, const kvops_tensor& on,
                     const A&... arguments) {

@@ -6,7 +6,7 @@
 // longer rows, and those that are not whole groups at aligned addresses, are read twice. Sums in
 // f32, group by group, one rounding at the end. Which thread adds what depends on d and the dtype
 // alone: a row has the same bits in any batch and at any address, and with a residual those of an
-// addition followed by rms_norm.
+// addition followed by rms_norm. Few rows are shared by clusters of blocks.
 #pragma once
 #include <type_traits>
 
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
     Row<T, NoWeight, Index, kWhole> sums = {nullptr, nullptr, nullptr, row.d};
     if constexpr (kAdds) sums.x = sums.y = row_of(residual, r);
 
-    float sum = 0;
+    float squares[kRegisters ? kRegisters : 4] = {};
     Group<T, kN> kept[kRegisters ? kRegisters : 1];
     Group<W, kN> weights[kRegisters ? kRegisters : 1];
     if constexpr (kRegisters) {
@@ -147,16 +147,19 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
 #pragma unroll
       for (int i = 0; i < kRegisters; ++i) {
         if constexpr (kAdds) kept[i] = add(kept[i], other[i]);
-        sum += row.squares(kept[i]);
+        squares[i] = row.squares(kept[i]);
       }
     } else {
-      for (Index j = first; j < row.d; j += step) {
-        auto g = row.read(j);
-        if constexpr (kAdds) sums.put(j, g = add(g, sums.read(j)));
-        sum += row.squares(g);
+      for (Index j = first; j < row.d;) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i, j += step) {
+          auto g = row.read(j);
+          if constexpr (kAdds) sums.put(j, g = add(g, sums.read(j)));
+          squares[i] += row.squares(g);
+        }
       }
     }
-    sum = row_sum(sum, shape.lanes, scratch, turn);
+    float sum = row_sum(squares, shape.lanes, scratch, turn);
     turn ^= 1;
     float s = reciprocal_sqrt(sum / float(shape.d) + epsilon);
     if constexpr (kRegisters) {
@@ -173,18 +176,119 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
   }
 }
 
+// Mean of d squares, rounded as a division would be: by the inverse of d that the host knows, and
+// what is left of the sum.
+struct Mean {
+  float d, inverse;
+  explicit Mean(int64_t n) : d(float(n)), inverse(1.0f / d) {}
+  __device__ float operator()(float sum) const {
+    float mean = sum * inverse;
+    if (!(mean > 0x1p-100f && mean <= 0x1.FFFFFEp127f)) return sum / d;
+    return fmaf(fmaf(-mean, d, sum), inverse, mean);
+  }
+};
+
+// Few rows: a cluster has one, at gridDim.x blocks. One block alone would wait for 64 bytes a cycle
+// of what it reads, and for its instructions; the parts tell each other their sums in 0.1 us.
+template <class Call, int K>
+__global__ void __launch_bounds__(kClusterThreads)
+    norm_cluster_kernel(KVOPS_IN_PLACE Call call, Mean mean) {
+  using T = typename Call::Element;
+  using W = typename Call::WeightElement;
+  const auto& [input, residual, weight, out, shape, epsilon] = call;
+  constexpr int kN = kGroup<T>;
+  constexpr bool kAdds = Call::kAdds;
+  __shared__ Tiles tiles;
+  __shared__ Mailbox box;
+  int lane = int(blockIdx.x * blockDim.x + threadIdx.x);
+  int first = lane * kN, step = shape.lanes * kN;
+  int64_t r = blockIdx.y;
+  Row<T, W, int, true> row = {row_of(input, r), row_of(out, r), weight.data, int(shape.d)};
+  Row<T, NoWeight, int, true> sums = {nullptr, nullptr, nullptr, row.d};
+  if constexpr (kAdds) sums.x = sums.y = row_of(residual, r);
+  Group<T, kN> kept[K], other[K];
+  Group<W, kN> weights[K];
+#pragma unroll
+  for (int i = 0; i < K; ++i) {
+    kept[i] = row.read(first + i * step);
+    if constexpr (kAdds) other[i] = sums.read(first + i * step);
+  }
+#pragma unroll
+  for (int i = 0; i < K; ++i) weights[i] = row.weight(first + i * step);
+  box.open(K * shape.lanes / kWarp * int(sizeof(float)));
+  float squares[K];
+#pragma unroll
+  for (int i = 0; i < K; ++i) {
+    if constexpr (kAdds) sums.put(first + i * step, kept[i] = add(kept[i], other[i]));
+    squares[i] = row.squares(kept[i]);
+  }
+  float sum = cluster_sum(squares, lane, shape.lanes, int(gridDim.x), tiles, box);
+  float s = reciprocal_sqrt(mean(sum) + epsilon);
+#pragma unroll
+  for (int i = 0; i < K; ++i)
+    if (first + i * step < row.d) row.write(first + i * step, kept[i], weights[i], s);
+}
+
+// Runs a call with few rows, where clusters are faster; false: it has others. H200: eight blocks, a
+// group a thread, up to a row for every second SM; four, with two groups, up to four rows for every
+// SM, if a row and its weights are more than a block keeps well.
+template <class T, class W, class Other>
+bool runs_as_clusters(const char* op, NormCall<T, W, FlatRows, Other> call,
+                      const kvops_tensor& output, kvops_status& status) {
+  constexpr int64_t kWideRow = 64 << 10;
+  const int64_t rows = call.shape.rows, groups = ceil_div(call.shape.d, kGroup<T>);
+  const int64_t units = compute_units(output);
+  auto start = [&]<int K>(int blocks) {
+    auto kernel = norm_cluster_kernel<decltype(call), K>;
+    Grid grid = cluster_grid(output, reinterpret_cast<const void*>(kernel), rows,
+                             ceil_div(groups, K), blocks);
+    if (!grid.x) return false;
+    call.shape.lanes = int(grid.x) * grid.threads;
+    status = launch(op, kernel, grid, output, call, Mean(call.shape.d));
+    return true;
+  };
+  if (call.shape.lanes <= 32) return false;
+  if (2 * rows <= units) return start.template operator()<1>(8);
+  constexpr int64_t kReads = decltype(call)::kAdds ? 2 : 1;
+  const int64_t bytes = call.shape.d * int64_t(kReads * sizeof(T) + sizeof(W));
+  return rows <= 4 * units && bytes >= kWideRow && start.template operator()<2>(4);
+}
+
+template <class R>
+auto flat_or_none(const R& residual) {
+  if constexpr (__is_same(R, NoResidual))
+    return residual;
+  else
+    return flat(residual);
+}
+
 // rows: of the input, of the residual where there is one, and of the result.
 template <class T, class W, bool kAdds>
 kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_tensor& residual,
                       Weight<W> weight, const kvops_tensor& output, double epsilon, bool aligned) {
   auto in = rows_view<const T>(input);
   auto out = rows_view<T>(output);
+  auto other = [&] {
+    if constexpr (kAdds)
+      return rows_view<T>(residual);
+    else
+      return NoResidual{};
+  }();
+  auto flat_other = flat_or_none(other);
+  bool one_level = in.levels == 1 && out.levels == 1;
+  if constexpr (kAdds) one_level = one_level && other.levels == 1;
   aligned = aligned && rows_aligned(input, sizeof(T), 16) && rows_aligned(output, sizeof(T), 16);
   if (kAdds) aligned = aligned && rows_aligned(residual, sizeof(T), 16);
   const bool whole = aligned && in.size % kGroup<T> == 0;
   Shape shape = {in.rows, in.size, 0, 0, 0};
   int registers = choose(ceil_div(in.size, kGroup<T>), shape);
   Grid grid = grid_of(shape);
+  if (whole && one_level && !weight.stride) {
+    kvops_status status = KVOPS_OK;
+    NormCall<T, W, FlatRows, decltype(flat_other)> call = {flat(in),  flat_other, weight,
+                                                           flat(out), shape,      float(epsilon)};
+    if (runs_as_clusters(op, call, output, status)) return status;
+  }
   auto start = [&]<int kRegisters, bool kWhole>() {
     auto queue = [&]<template <class> class Rows, class Other>(Rows<const T> x, Other r,
                                                                Rows<T> y) {
@@ -198,17 +302,9 @@ kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_ten
       Call call = {x, r, weight, y, shape, float(epsilon)};
       return launch(op, kernel, grid, output, call);
     };
-    if constexpr (kAdds) {
-      auto sums = rows_view<T>(residual);
-      if constexpr (kRegisters != 0)
-        if (in.levels == 1 && out.levels == 1 && sums.levels == 1)
-          return queue(flat(in), flat(sums), flat(out));
-      return queue(in, sums, out);
-    } else {
-      if constexpr (kRegisters != 0)
-        if (in.levels == 1 && out.levels == 1) return queue(flat(in), NoResidual{}, flat(out));
-      return queue(in, NoResidual{}, out);
-    }
+    if constexpr (kRegisters != 0)
+      if (one_level) return queue(flat(in), flat_other, flat(out));
+    return queue(in, other, out);
   };
   if (!whole || !registers)
     return whole ? start.template operator()<0, true>() : start.template operator()<0, false>();

@@ -14,6 +14,9 @@ namespace kvops::gpu {
 // Threads of a block that has several rows.
 inline constexpr int kSmallBlock = 256;
 
+// Threads at most of a block that has a part of a row.
+inline constexpr int kClusterThreads = 512;
+
 struct Shape {
   int64_t rows, d;
   int lanes, per_block, shift;  // threads of a row; rows of a block; log2(lanes) if those are many
@@ -49,6 +52,16 @@ namespace kvops::KVOPS_GPU {
 inline Grid grid_of(const gpu::Shape& shape) {
   int64_t blocks = ceil_div(shape.rows, shape.per_block);
   return {.x = blocks < INT32_MAX ? blocks : INT32_MAX, .threads = shape.lanes * shape.per_block};
+}
+
+// A grid of clusters of `blocks`, each with one of few rows, whose groups need so many threads in
+// all; x is 0 where these are more than a cluster has, or the kernel has no clusters there.
+inline Grid cluster_grid(const kvops_tensor& on, const void* kernel, int64_t rows, int64_t threads,
+                         int blocks) {
+  const int64_t each = round_up(ceil_div(threads, blocks), gpu::kLaneStep);
+  if (each > gpu::kClusterThreads || max_cluster(on) < blocks || !is_code_for_90(on, kernel))
+    return {.x = 0};
+  return {.x = blocks, .y = rows, .threads = int(each), .cluster = blocks};
 }
 
 }  // namespace kvops::KVOPS_GPU

@@ -203,6 +203,7 @@ const Backend* backend(const char** why) { return runtime(why) ? &kBackend : nul
 int64_t compute_units(const kvops_tensor& on) { return facts(on.device.index).compute_units; }
 int64_t shared_memory(const kvops_tensor&) { return 64 << 10; }  // of every GPU that HIP supports
 int max_cluster(const kvops_tensor&) { return 1; }
+bool is_code_for_90(const kvops_tensor&, const void*) { return false; }
 
 kvops_status launch_kernel(const char* op, const void* kernel, const Grid& grid,
                            const kvops_tensor& on, void** parameters) {
