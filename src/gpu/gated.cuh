@@ -127,24 +127,27 @@ kvops_status run_gated(const char* op, const kvops_tensor& input, const kvops_te
   auto out = rows_view<T>(output);
   bool aligned = out.size % N == 0 && rows_aligned(input, sizeof(T), 16) &&
                  rows_aligned(output, sizeof(T), 16);
-  int64_t per_row = out.size / (aligned ? N : 1);
-  gpu::GatedShape shape = {gpu::Splitter(per_row), out.size, out.rows * per_row};
+  const int64_t groups = out.rows * (out.size / N), units = compute_units(output);
   auto start = [&]<template <class> class Rows, int kN, int kEach>(Rows<const T> from, Rows<T> to) {
+    const int64_t per_row = out.size / kN;
+    gpu::GatedShape shape = {gpu::Splitter(per_row), out.size, out.rows * per_row};
     // H200: below two blocks of 256 for every SM, more and smaller ones are faster.
-    int threads = shape.items < 512 * compute_units(output) ? 128 : gpu::kGatedThreads;
+    int threads = shape.items < 512 * units ? 128 : gpu::kGatedThreads;
     return launch(
         op, gpu::gated_kernel<kPairing, T, Act, Rows, kN, kEach>,
         Grid{.x = (shape.items + threads * kEach - 1) / (threads * kEach), .threads = threads},
         output, from, to, shape, act);
   };
   if (!aligned) return start.template operator()<RowsView, 1, 4>(in, out);
-  if (in.levels > 1 || out.levels > 1 || shape.items > INT32_MAX)
+  if (in.levels > 1 || out.levels > 1 || groups > INT32_MAX)
     return start.template operator()<RowsView, N, 1>(in, out);
   gpu::FlatRows<const T> from = {in.data, in.stride[0]};
   gpu::FlatRows<T> to = {out.data, out.stride[0]};
   // Enough work to keep every SM busy with fewer threads, more of it each.
-  if (shape.items >= 4096 * compute_units(output))
-    return start.template operator()<gpu::FlatRows, N, kUnroll>(from, to);
+  if (groups >= 4096 * units) return start.template operator()<gpu::FlatRows, N, kUnroll>(from, to);
+  // Little work: half a group's arithmetic is waited for.
+  if constexpr (sizeof(T) == 2)
+    if (groups < 1024 * units) return start.template operator()<gpu::FlatRows, N / 2, 1>(from, to);
   return start.template operator()<gpu::FlatRows, N, 1>(from, to);
 }
 
