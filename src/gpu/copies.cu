@@ -90,34 +90,31 @@ void Copies::know(const kvops_tensor& t) {
   std::sort(known_.begin(), known_.end(), [](auto& a, auto& b) { return a.begin < b.begin; });
 }
 
-Memory Copies::memory(uintptr_t address, size_t& hint) {
+Memory Copies::memory(uintptr_t address, Memory& near) {
   auto holds = [&](const Memory& m) { return m.begin <= address && address < m.end; };
   auto after = [&](uintptr_t x) {
     return std::upper_bound(known_.begin(), known_.end(), x,
                             [](uintptr_t y, const Memory& m) { return y < m.begin; });
   };
-  if (hint < known_.size() && holds(known_[hint])) return known_[hint];
+  if (holds(near)) return near;
   auto next = after(address);
-  if (next != known_.begin() && holds(next[-1])) {
-    hint = size_t(next - known_.begin()) - 1;
-    return known_[hint];
-  }
+  if (next != known_.begin() && holds(next[-1])) return near = next[-1];
   Memory found = memory_at(reinterpret_cast<const void*>(address), on_);
-  if (found.end - found.begin > 1) known_.insert(after(found.begin), found);
+  if (found.end - found.begin > 1) known_.insert(after(found.begin), near = found);
   return found;
 }
 
 // A range of the CPU's may be pinned in parts: each part is a copy of its own, for the driver, too.
-Copies::Side Copies::look(const char* address, int64_t bytes, size_t& hint) {
+Copies::Side Copies::look(const char* address, int64_t bytes, Memory& near) {
   auto begin = reinterpret_cast<uintptr_t>(address), last = begin + uintptr_t(bytes) - 1;
-  Memory m = memory(begin, hint);
+  Memory m = memory(begin, near);
   Side side = {begin + uintptr_t(m.shift), bytes, m.reachable, m.host};
   if (m.reachable && last < m.end) return side;
   if (m.reachable && m.end - m.begin > 1) {
     side.bytes = int64_t(m.end - begin);
     return side;
   }
-  Memory end = memory(last, hint);
+  Memory end = memory(last, near);
   if (end.reachable == m.reachable && end.host == m.host && end.shift == m.shift) return side;
   if (end.begin > begin && end.begin < last) side.bytes = int64_t(end.begin - begin);
   side.reachable = false;
@@ -126,27 +123,16 @@ Copies::Side Copies::look(const char* address, int64_t bytes, size_t& hint) {
 
 bool Copies::is_reachable(const char* address, int64_t bytes) {
   for (int64_t done = 0; done < bytes;) {
-    Side side = look(address + done, bytes - done, hints_[0]);
+    Side side = look(address + done, bytes - done, near_[0]);
     if (!side.reachable) return false;
     done += side.bytes;
   }
   return true;
 }
 
-kvops_status Copies::add(const Copy& copy) {
-  if (is_near(copy.from, copy.bytes, hints_[0]) && is_near(copy.to, copy.bytes, hints_[1])) {
-    auto side = [&](const void* address, const Memory& m) {
-      return Side{reinterpret_cast<uintptr_t>(address) + uintptr_t(m.shift), copy.bytes, true,
-                  m.host};
-    };
-    return add_whole(copy, side(copy.from, known_[hints_[0]]), side(copy.to, known_[hints_[1]]));
-  }
-  return add_parts(copy);
-}
-
 kvops_status Copies::add_parts(Copy copy) {
   for (Copy part = copy; copy.bytes > 0; copy.bytes -= part.bytes) {
-    Side from = look(copy.from, copy.bytes, hints_[0]), to = look(copy.to, copy.bytes, hints_[1]);
+    Side from = look(copy.from, copy.bytes, near_[0]), to = look(copy.to, copy.bytes, near_[1]);
     part = copy, part.bytes = std::min(from.bytes, to.bytes);
     if (auto s = add_whole(part, from, to)) return s;
     copy.from += part.bytes, copy.to += part.bytes;
@@ -154,30 +140,21 @@ kvops_status Copies::add_parts(Copy copy) {
   return KVOPS_OK;
 }
 
-inline kvops_status Copies::add_whole(const Copy& copy, const Side& from, const Side& to) {
+kvops_status Copies::add_whole(const Copy& copy, const Side& from, const Side& to) {
   if (!from.reachable || !to.reachable || (from.host && to.host))
     return driver_copies(op_, on_, &copy, 1, nullptr);
   if (ranges_meet(copy.to, copy.from, copy.bytes))
     return launch(op_, move_kernel, {.x = 1, .threads = kMaxThreads}, on_, copy.to, copy.from,
                   copy.bytes);
   bool link = from.host || to.host;
-  if (copy.bytes < (link ? kLongOnLink : kLongWithin))
-    return cut(from.address, to.address, copy.bytes, link);
-  long_.push_back(copy);
-  return KVOPS_OK;
-}
-
-inline kvops_status Copies::cut(uintptr_t from, uintptr_t to, int64_t bytes, bool link) {
-  auto& pieces = pieces_[link];
-  for (int64_t at = 0; at < bytes; at += kPiece) {
-    auto i = pieces.count++;
-    auto size = uint32_t(std::min(bytes - at, kPiece));
-    pieces.bytes[i] = size;
-    pieces.at[i] = {reinterpret_cast<const char*>(from) + at, reinterpret_cast<char*>(to) + at};
-    pieces.longest = std::max(pieces.longest, size);
-    if (pieces.count < uint32_t(most_)) continue;
-    if (auto s = launch_pieces(pieces)) return s;
+  if (copy.bytes >= (link ? kLongOnLink : kLongWithin)) {
+    long_.push_back(copy);
+    return KVOPS_OK;
   }
+  for (int64_t at = 0; at < copy.bytes; at += kPiece)
+    if (auto s = append(from.address + uintptr_t(at), to.address + uintptr_t(at),
+                        uint32_t(std::min(copy.bytes - at, kPiece)), link))
+      return s;
   return KVOPS_OK;
 }
 

@@ -25,6 +25,12 @@ struct Memory {
   int64_t shift = 0;       // to the address that kernels use
   bool reachable = false;  // by kernels of the device
   bool host = false;       // the CPU's
+
+  // Are so many bytes from there on in the range, and within reach?
+  bool holds(const void* p, int64_t bytes) const {
+    auto address = reinterpret_cast<uintptr_t>(p);
+    return reachable && begin <= address && address < end && uint64_t(bytes) <= end - address;
+  }
 };
 Memory memory_at(const void* address, const kvops_tensor& on);
 
@@ -48,7 +54,7 @@ inline constexpr int64_t kPiece = 256 << 10, kLongOnLink = 1 << 20, kLongWithin 
 #if defined(__HIP__)
 inline constexpr int kFew = 50, kSome = 200, kMost = 200;  // parameters have 4 KiB
 #else
-inline constexpr int kFew = 50, kSome = 400, kMost = 1000;  // 20 KiB
+inline constexpr int kFew = 50, kSome = 300, kMost = 1000;  // 20 KiB
 #endif
 
 struct Piece {
@@ -69,7 +75,16 @@ class Copies {
   // The tensor lies on the device: its addresses are not asked for.
   void know(const kvops_tensor& t);
   bool is_reachable(const char* address, int64_t bytes);
-  kvops_status add(const Copy& copy);
+  kvops_status add(const Copy& copy) {
+    auto &from = near_[0], &to = near_[1];
+    const bool apart = copy.to >= copy.from + copy.bytes || copy.from >= copy.to + copy.bytes;
+    if (copy.bytes > kPiece || !apart || !from.holds(copy.from, copy.bytes) ||
+        !to.holds(copy.to, copy.bytes) || (from.host && to.host))
+      return add_parts(copy);
+    return append(reinterpret_cast<uintptr_t>(copy.from) + uintptr_t(from.shift),
+                  reinterpret_cast<uintptr_t>(copy.to) + uintptr_t(to.shift), uint32_t(copy.bytes),
+                  from.host || to.host);
+  }
   kvops_status flush();
 
  private:
@@ -79,18 +94,18 @@ class Copies {
     int64_t bytes;
     bool reachable, host;
   };
-  Side look(const char* address, int64_t bytes, size_t& hint);
-  // Most copies lie where those before them did.
-  bool is_near(const char* address, int64_t bytes, size_t hint) const {
-    auto begin = reinterpret_cast<uintptr_t>(address);
-    if (hint >= known_.size()) return false;
-    auto& m = known_[hint];
-    return m.begin <= begin && begin < m.end && uint64_t(bytes) <= m.end - begin;
-  }
-  Memory memory(uintptr_t address, size_t& hint);
+  Side look(const char* address, int64_t bytes, Memory& near);
+  Memory memory(uintptr_t address, Memory& near);
   kvops_status add_parts(Copy copy);
   kvops_status add_whole(const Copy& copy, const Side& from, const Side& to);
-  kvops_status cut(uintptr_t from, uintptr_t to, int64_t bytes, bool link);
+  kvops_status append(uintptr_t from, uintptr_t to, uint32_t bytes, bool link) {
+    auto& pieces = pieces_[link];
+    auto i = pieces.count++;
+    pieces.bytes[i] = bytes;
+    pieces.at[i] = {reinterpret_cast<const char*>(from), reinterpret_cast<char*>(to)};
+    if (bytes > pieces.longest) pieces.longest = bytes;
+    return pieces.count < uint32_t(most_) ? KVOPS_OK : launch_pieces(pieces);
+  }
   template <int N>
   kvops_status launch_few(const Grid& grid, const Pieces<kMost>& pieces);
   kvops_status launch_pieces(Pieces<kMost>& pieces);
@@ -99,7 +114,7 @@ class Copies {
   const kvops_tensor& on_;
   Batch batch_;
   std::vector<Memory> known_;  // by address, apart from each other
-  size_t hints_[2] = {0, 0};
+  Memory near_[2];             // most copies lie where those before them did
   std::vector<Copy> long_;
   Pieces<kMost> pieces_[2];  // within the device; to or from the CPU
   int most_ = kSome;
