@@ -82,6 +82,31 @@ bool launch_by_runtime(const CUDA_KERNEL_NODE_PARAMS& k, cudaStream_t stream) {
   return !cudaLaunchKernelExC(&config, k.kern, k.kernelParams);
 }
 
+// What any launch takes here: of a kernel that does nothing, with nothing and with 4000 bytes of
+// arguments.
+void measure_empty() {
+  constexpr const char* kText =
+      ".version 7.8\n.target sm_75\n.address_size 64\n"
+      ".visible .entry empty() { ret; }\n"
+      ".visible .entry filled(.param .align 8 .b8 data[4000]) { ret; }\n";
+  auto* load = driver<CUresult(CUmodule*, const void*)>("cuModuleLoadData");
+  auto* find = driver<CUresult(CUfunction*, CUmodule, const char*)>("cuModuleGetFunction");
+  test::Stream stream;
+  auto* s = static_cast<cudaStream_t>(stream.get());
+  CUmodule module = nullptr;
+  if (!load || !find || load(&module, kText)) return;
+  for (const char* name : {"empty", "filled"}) {
+    char data[4000] = {};
+    void* arguments[] = {data};
+    CUDA_KERNEL_NODE_PARAMS k = {};
+    k.gridDimX = k.gridDimY = k.gridDimZ = k.blockDimY = k.blockDimZ = 1, k.blockDimX = 128;
+    k.kernelParams = arguments;
+    if (find(&k.func, module, name)) return;
+    std::printf("%-32s %6.0f ns by the driver\n", name,
+                medians(stream, {[&] { return launch_by_driver(k, s); }})[0]);
+  }
+}
+
 bool measure(const Options& o, const kvops_op_info& op) {
   auto list = sample(o, op, 1000, 3'000'000);
   auto size = [&](const ShapeCase& c) { return harness::elements(op, Shapes(op, c)); };
@@ -124,6 +149,7 @@ int main(int argc, char** argv) {
   int32_t devices = 0;
   kvops_device_count(KVOPS_CUDA, &devices);
   if (!devices) return std::printf("skipped: there is no CUDA device\n"), 77;
+  measure_empty();
   size_t count = 0;
   auto* ops = kvops_ops(&count);
   bool ok = true;
