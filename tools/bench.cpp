@@ -203,10 +203,15 @@ class Bench {
       if (times.back() < 0 || rivals[0].times.back() < 0) return kvops_last_error();
     }
     m.samples = times.size();
-    if (products) m.onednn = quantile(product_times, 0.5) * beside.product->share();
     m.median = quantile(times, 0.5), m.low = quantile(times, 0.1), m.high = quantile(times, 0.9);
+    // Neighbours in time are compared: a memory shared with others changes its speed meanwhile.
+    auto time_of = [&](std::vector<double> others) {
+      for (size_t i = 0; i < others.size(); ++i) others[i] /= times[i];
+      return quantile(others, 0.5) * m.median;
+    };
+    if (products) m.onednn = time_of(product_times) * beside.product->share();
     for (auto& rival : rivals) {
-      double median = quantile(rival.times, 0.5);
+      double median = time_of(rival.times);
       if (copies.is_read(rival.kind)) {
         m.read = m.read > 0 ? std::min(m.read, median) : median;
         continue;

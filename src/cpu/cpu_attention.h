@@ -145,6 +145,7 @@ struct AttentionCall {
   void (*f32_weights)(const AttentionCall& c, Scratch& s) = nullptr;
 
   int64_t pitch() const { return code.tile + kSlack; }
+  bool takes_few(const Scratch& s) const { return code.few_scores && s.rows <= kFewRows; }
   // One element of a value, as stored.
   float value(const KeyGroup& g, int64_t t, int64_t d) const;
   double sink(int64_t head) const;  // -inf: none

@@ -1,6 +1,6 @@
-// The products of cpu_attention_with_kv_cache's bf16 code for units of few rows (decoding), straight
-// from a cache of bf16 or fp8: packing a tile would cost more than its products. A word is a pair,
-// as in cpu_attention_bf16.cpp, and is made where it is used, two vectors at a time:
+// The products of cpu_attention_with_kv_cache's bf16 code for units of few rows (decoding), from a
+// cache of bf16 or fp8 in place: packing a tile would cost more than its products. A word is a
+// pair, as in cpu_attention_bf16.cpp, made where it is used, two vectors at a time:
 //
 //   keys    elements d and d + 1 of 32 tokens    scores += query pair * word
 //   values  32 elements of tokens t and t + 1    sums   += weight pair * word

@@ -2,7 +2,6 @@
 // by tile (cpu_attention.h), on all threads. A unit that the plan cut at its ranges leaves its
 // partial result in the workspace, and a join adds them; others add each range as it ends.
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -69,8 +68,7 @@ void store_part(const AttentionCall& c, const PlanUnit& u, const Scratch& s) {
 
 // The groups of tile [begin, begin + tile) that hold keys of the unit and have a block.
 void fill_tile(const AttentionCall& c, const PlanUnit& u, int64_t begin, Tile& tile) {
-  const int64_t end = std::min(begin + c.code.tile, u.keys.end);
-  const int64_t step = c.code.step;
+  const int64_t end = std::min(begin + c.code.tile, u.keys.end), step = c.code.step;
   const int64_t first = std::max(begin, u.keys.first / step * step);
   tile.groups = 0;
   for (int64_t t = first; t < round_up(end, step); t += kGroup) {
@@ -94,6 +92,7 @@ void look_ahead(const AttentionCall& c, const Tile& tile, Scratch& s) {
   constexpr int64_t kLine = 64;
   auto &k = s.next_keys, &v = s.next_values;
   k.clear(), v.clear();
+  if (c.takes_few(s)) return;
   const int64_t group_bytes = kGroup * c.size * c.cache_bytes, strip = int64_t{kGroup} * kGroup;
   const bool by_row = !c.packing.amx && c.block * c.cache_bytes > kLine;
   k.step = by_row ? c.block * c.cache_bytes : kLine;
@@ -105,8 +104,8 @@ void look_ahead(const AttentionCall& c, const Tile& tile, Scratch& s) {
     // Lines that hold keys of several groups are asked for once.
     const bool shared =
         by_row && group.slot * c.cache_bytes % kLine && g && tile.group[g - 1].keys == group.keys;
-    const int64_t in_block = group.slot / kGroup * group_bytes;
-    if (!shared) k.rows[k.num_rows++] = by_row || c.packing.amx ? keys : group.keys + in_block;
+    const char* all = group.keys + group.slot / kGroup * group_bytes;
+    if (!shared) k.rows[k.num_rows++] = by_row || c.packing.amx ? keys : all;
     const char* values = group.values + c.packing.value(group.slot, 0) * c.cache_bytes;
     for (int64_t d = 0; d < (c.packing.amx ? c.size : 1); d += kGroup)
       v.rows[v.num_rows++] = values + d * c.block * c.cache_bytes;
@@ -151,14 +150,10 @@ void add_strange(const AttentionCall& c, Scratch& s) {
   }
 }
 
-bool is_few(const AttentionCall& c, const Scratch& s) {
-  return c.code.few_scores && s.rows <= kFewRows;
-}
-
 void attend_tile(const AttentionCall& c, const PlanUnit& u, Scratch& s) {
   if (!s.tile.groups) return;
+  const bool few = c.takes_few(s);
   see(u, s);
-  const bool few = is_few(c, s);
   (few ? c.code.few_scores : c.code.scores)(c, s);
   c.code.weights(c, s);
   // All rows of one query see the same keys: the living ones.
@@ -235,7 +230,7 @@ void run_units(const AttentionCall& c, const PlanUnit* units, int64_t n, Scratch
       s.tile = s.next;
       const bool last = i + 1 == n;
       fill_tile(c, units[last ? 0 : i + 1], last ? t + tile : t, s.next);
-      if (!is_few(c, s)) look_ahead(c, s.next, s);
+      look_ahead(c, s.next, s);
       attend_tile(c, units[i], s);
       if (several && ((t + tile) % u.range == 0 || t + tile >= u.keys.end)) add_range(c, s);
     }
@@ -311,10 +306,8 @@ void count_faults(const AttentionCall& c) {
     const int64_t first = std::max<int64_t>(0, length - queries - reach(c.args.window_left));
     const int64_t end = std::min(length, length + (causal ? 0 : reach(c.args.window_right)));
     if (!queries || first >= end) continue;  // blocks of no tokens have no keys
-    for (int64_t j = first / c.block; j * c.block < end; ++j) {
-      const int64_t b = c.table(r, j);
-      faults += b < 0 || b >= c.blocks;
-    }
+    for (int64_t j = first / c.block; j * c.block < end; ++j)
+      faults += c.table(r, j) < 0 || c.table(r, j) >= c.blocks;
   }
 }
 

@@ -15,6 +15,11 @@ vector<Batch::Bits> all_bits(Batch& b) {
   return bits;
 }
 
+struct Kind {
+  kvops_dtype type, cached;
+  int64_t isa;
+};
+
 kvops_status call(Batch& b) { return kvops_cpu_attention_with_kv_cache(&b.args); }
 
 }  // namespace
@@ -66,10 +71,6 @@ TEST_CASE("cpu_attention: values that are not finite reach those that see them, 
 }
 
 TEST_CASE("cpu_attention: without KV split a query's bits depend on its keys alone") {
-  struct Kind {
-    kvops_dtype type, cached;
-    int64_t isa;
-  };
   // In chunks of one query units have few rows, which other code may take.
   for (auto [type, cached, isa] : {Kind{KVOPS_F32, KVOPS_F32, KVOPS_CPU_ISA_VEC},
                                    {KVOPS_BF16, KVOPS_BF16, KVOPS_CPU_ISA_AMX},
