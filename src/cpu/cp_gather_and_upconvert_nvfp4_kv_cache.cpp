@@ -27,6 +27,7 @@ kvops_status upconvert(const Args& a, const GatherMap& map) {
   constexpr int64_t kLatent = 512, kRope = 64, kGroups = kLatent / 16;
   return gather_entries<uint8_t, T>(
       map, a.kv_cache, a.out, a.faults, [&]<bool stream>(const uint8_t* entry, T* row) {
+        for (int64_t i = 0; i < 352; i += 64) prefetch(entry + i, kCodesAhead);
         float scales[kGroups];  // as they lie in the record: 8 of groups 0, 4, ..., 8 of 1, 5, ...
         read_row<false>(reinterpret_cast<const f8_e4m3*>(entry + 320), scales, kGroups, 1.0f);
         for (int64_t g = 0; g < kGroups; g += 2) {

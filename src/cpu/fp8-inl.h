@@ -87,6 +87,9 @@ HWY_INLINE void store_both(D d, hn::Vec<D> a, hn::Vec<D> b, T* to) {
   }
 }
 
+// Codes that are asked for, in bytes: across the ends of pages, where the hardware stops.
+constexpr int64_t kCodesAhead = 2048;
+
 // The first of n codes times a scale, as many as fill vectors; how many those are.
 template <bool stream, class C, class T>
 HWY_INLINE int64_t read_by_half(const C* from, T* to, int64_t n, float scale) {
@@ -98,6 +101,7 @@ HWY_INLINE int64_t read_by_half(const C* from, T* to, int64_t n, float scale) {
   const auto lanes = int64_t(hn::Lanes(d16));
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
+    prefetch(from + i, kCodesAhead);
     const auto h = halves_of_codes<C>(d16, from + i);
     const auto a = hn::PromoteTo(d, hn::BitCast(dh, hn::LowerHalf(half, h)));
     const auto b = hn::PromoteTo(d, hn::BitCast(dh, hn::UpperHalf(half, h)));
