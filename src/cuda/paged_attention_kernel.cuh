@@ -30,7 +30,8 @@ struct Mma {
   const MmaLayout& l;
   char* memory;
   const int warp, lane, g, t, num_warps;
-  uint32_t ring_at;  // where the warp's ring is in shared memory
+  const int warp_shift, member, members;  // log2 of 1, 2 or 4; the place in the team
+  uint32_t ring_at;                       // where the warp's ring is in shared memory
 
   __device__ Mma(const Attention& job, const MmaLayout& layout, char* shared)
       : a(job),
@@ -40,16 +41,23 @@ struct Mma {
         lane(int(threadIdx.x) % 32),
         g(lane / 4),
         t(lane % 4),
-        num_warps(int(blockDim.x) / 32) {
+        num_warps(int(blockDim.x) / 32),
+        warp_shift(num_warps / 2),
+        member((int(rank_of(job)) << warp_shift) + warp),
+        members(num_warps << job.team_shift) {
     // Hidden from the compiler, which would rather find it again for every use.
     asm volatile("{.reg .u64 x; cvta.to.shared.u64 x, %1; cvt.u32.u64 %0, x;}"
                  : "=r"(ring_at)
                  : "l"(ring()));
   }
 
-  __device__ int warps() const { return num_warps; }
-  __device__ State state(int w) const {
-    return {reinterpret_cast<float*>(memory + w * Ring::kBytes), kUnitHeads, a.size + 8};
+  __device__ int warps() const { return members; }
+  __device__ State state(int m) const {
+    char* at = memory + (m & (num_warps - 1)) * Ring::kBytes;
+#if KVOPS_HAS_CLUSTERS
+    if (a.team_shift) at = of_peer(at, m >> warp_shift);
+#endif
+    return {reinterpret_cast<float*>(at), kUnitHeads, a.size + 8};
   }
   __device__ State running(int turn) const {
     State s(reinterpret_cast<float*>(memory + l.running), kUnitHeads, a.size);
@@ -57,7 +65,6 @@ struct Mma {
     return s;
   }
   __device__ char* ring() const { return memory + warp * Ring::kBytes; }
-  __device__ float* weights() const { return reinterpret_cast<float*>(memory); }
 
   // ---- queries -------------------------------------------------------------------------------
 
@@ -167,14 +174,14 @@ struct Mma {
   template <bool kPacked>
   __device__ Feed start(const Unit& u, Span s) const {
     Feed f = {s,
-              s.first / kTile + uint32_t(warp),
+              s.first / kTile + uint32_t(member),
               {-1, -1},
               a.table + u.seq * a.table_row,
               a.keys.data + u.kv_head * a.keys.head,
               a.values.data + u.kv_head * a.values.head};
     f.keys += (kPacked ? lane / kTile : lane % kPieces) * a.keys.piece;
     f.values += kPacked ? lane / kHalves * a.values.element : lane % kPieces * 16;
-    f.entry[0] = entry_of(f, f.next), f.entry[1] = entry_of(f, f.next + uint32_t(num_warps));
+    f.entry[0] = entry_of(f, f.next), f.entry[1] = entry_of(f, f.next + uint32_t(members));
     return f;
   }
 
@@ -250,8 +257,8 @@ struct Mma {
         own = {block_of(a, u, token, at, f.entry[0], lane < kTile), at.slot};
       }
       live = __ballot_sync(0xFFFFFFFFu, own.block >= 0) & 0xFFFF;
-      f.next += uint32_t(num_warps);
-      f.entry[0] = f.entry[1], f.entry[1] = entry_of(f, f.next + uint32_t(num_warps));
+      f.next += uint32_t(members);
+      f.entry[0] = f.entry[1], f.entry[1] = entry_of(f, f.next + uint32_t(members));
     } while (!live);
     char* at = ring() + stage * Ring::kStage;
     const uint32_t keys = ring_at + uint32_t(stage * Ring::kStage), values = keys + Ring::kKeys;
@@ -474,7 +481,7 @@ struct Mma {
 
   template <bool kPacked>
   __device__ void put(Sums& o) const {
-    const State own = state(warp);
+    const State own(reinterpret_cast<float*>(ring()), kUnitHeads, a.size + 8);
     constexpr bool kPairs = kFp8 && !kPacked;  // rows are even and odd elements
 #pragma unroll
     for (int n = 0; n < kTiles; ++n)

@@ -21,6 +21,13 @@ __device__ inline void cluster_barrier() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// The same without an order of what was written: for blocks whose memory was read by others, before
+// they write it again or end. What was read has been used.
+__device__ inline void cluster_leave() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 // Where `p`, in shared memory, is in the same kernel's block of this rank.
 template <class T>
 __device__ T* of_peer(T* p, int rank) {

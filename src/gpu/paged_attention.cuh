@@ -3,13 +3,15 @@
 //
 //   unit    (sequence, kv head, its query heads): every byte of its cache is read once
 //   line    all units one after the other, each as many steps long as it has tokens to read; every
-//           thread block takes a slice of the line, found from the lengths on the device. Where a
-//           sequence has few units, each has a line of its own, with the same slices: as many
-//           blocks read the same pages at the same time, whose heads are neighbours in memory.
+//           team takes a slice of the line, found from the lengths on the device. Where a sequence
+//           has few units, each has a line of its own, with the same slices: as many blocks read
+//           the same pages at the same time, whose heads are neighbours in memory.
+//   team    a thread block or, where there are few units, a cluster of them, which has its states
+//           in shared memory: the fewer parts there are, the less is added up through L2
 //   state   of a unit's tokens or of a part of them: largest logit, sum of the weights relative to
 //           it, weighted sums of the values; in units of log2, f32
-//   slots   states of parts, in the workspace. The block that finds the last flag of a unit set
-//           adds them up in the order of the tokens: the same bits whoever it is.
+//   slots   states of parts, in the workspace (paged_attention_slots.cuh). Who finds all parts of
+//           a unit adds them up, in one order: the same bits whoever it is.
 #pragma once
 #include "gpu/numeric.cuh"
 #include "kvcache_ops/attention.h"
@@ -43,6 +45,7 @@ struct Attention {
   int64_t* faults;
   int64_t seqs, heads, kv_heads, group, size;
   uint32_t block_limit;  // of block ids
+  Splitter quarters;     // fours of elements of a head
   Splitter block;        // at most 2^31 - 1 tokens, which no sequence fills
   int64_t limit, window;
   float scale, softcap;
@@ -52,13 +55,12 @@ struct Attention {
   int unit_heads = 1;           // at most so many heads in a unit
   int64_t units_per_group = 1;  // a large group is several units
   int64_t lanes = 1;            // units of a sequence side by side, all of them or one
+  int team_shift = 0;           // teams of 2^team_shift blocks
   Cut cut = Cut::whole;
   bool invariant = false;
-  int grain_shift = 0;        // steps of 2^grain_shift tokens
-  int64_t least_steps = 1;    // that a block takes
-  uint64_t stamp = 0;         // what a set flag holds in this call
-  uint64_t* flags = nullptr;  // two of each block
-  float* slots = nullptr;     // where there is a workspace
+  int grain_shift = 0;     // steps of 2^grain_shift tokens
+  uint64_t stamp = 0;      // of this call; no half of it is 0
+  float* slots = nullptr;  // where there is a workspace
   int64_t slot_floats = 0;
   int64_t ranges = 0;  // at most, of a sequence
 
@@ -95,8 +97,10 @@ __device__ inline Pieces pieces_of(Span s, uint32_t size) {
   return {first, (s.end - 1) / size + 1 - first};
 }
 __device__ inline Pieces steps_of(const Attention& a, Span s) {
-  if (a.cut == Cut::whole) return {0, 1};
-  return pieces_of(s, a.cut == Cut::steps ? 1u << a.grain_shift : range_size(s));
+  if (a.cut == Cut::whole || !s.count()) return {0, 1};
+  if (a.cut == Cut::ranges) return pieces_of(s, range_size(s));
+  uint32_t first = s.first >> a.grain_shift;
+  return {first, ((s.end - 1) >> a.grain_shift) + 1 - first};
 }
 // Tokens of pieces [first, first + count).
 __device__ inline Span part_of(Span s, uint32_t size, uint32_t first, uint32_t count) {
@@ -111,7 +115,8 @@ struct Unit {
   bool counts;  // this unit counts the faults of its sequence
 };
 __device__ inline Unit unit_of(const Attention& a, int64_t seq, int64_t u, Span span) {
-  auto at = split(u, a.units_per_group);
+  Split at = {u, 0};
+  if (a.units_per_group > 1) at = split(u, a.units_per_group);
   int64_t skipped = at.remainder * a.unit_heads, left = a.group - skipped;
   return {seq,
           at.quotient,
@@ -225,6 +230,25 @@ __device__ inline void add(Partial& a, const Partial& b) {
   for (int i = 0; i < 4; ++i) a.x[i] = q == 0 ? a.x[i] * p : fmaf(b.x[i], q, a.x[i] * p);
 }
 
+// sum += p[0] + p[1] ...: the weights of all do not wait for each other.
+template <int kCount>
+__device__ inline void add_all(Partial& sum, const Partial (&p)[kCount]) {
+  float most = sum.top;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) most = fmaxf(most, p[i].top);
+  const float own = weight_of(sum.top, most);
+  sum.top = most, sum.sum *= own;
+  for (auto& x : sum.x) x *= own;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float weight = p[i].sum == 0 ? 0 : weight_of(p[i].top, most);
+    sum.sum = fmaf(p[i].sum, weight, sum.sum);
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      sum.x[j] = weight == 0 ? sum.x[j] : fmaf(p[i].x[j], weight, sum.x[j]);
+  }
+}
+
 // The state of up to unit_heads heads in memory: rows of sums, `pitch` apart, then tops, sums.
 struct State {
   float* values;
@@ -234,9 +258,8 @@ struct State {
   __device__ State(float* memory, int heads, int64_t row)
       : values(memory), pitch(row), top(memory + heads * row), sum(top + heads) {}
   __device__ Partial get(int h, int64_t d) const {
-    Partial p = {top[h], sum[h], {}};
-    for (int i = 0; i < 4; ++i) p.x[i] = values[h * pitch + d + i];
-    return p;
+    const float4 x = *reinterpret_cast<const float4*>(values + h * pitch + d);
+    return {top[h], sum[h], {x.x, x.y, x.z, x.w}};
   }
   __device__ void put(int h, int64_t d, const Partial& p) const {
     for (int i = 0; i < 4; ++i) values[h * pitch + d + i] = p.x[i];
@@ -244,35 +267,7 @@ struct State {
   }
 };
 
-// From the cache that all blocks share.
-__device__ inline float load_shared(const float* p) {
-#if defined(__HIP__)
-  return __hip_atomic_load(p, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
-#else
-  return __ldcg(p);
-#endif
-}
-__device__ inline Partial get_shared_sums(const State& s, int h, int64_t d) {
-  Partial p = nothing();
-  const float* from = s.values + h * s.pitch + d;
-#if defined(__HIP__)
-  for (int i = 0; i < 4; ++i) p.x[i] = load_shared(from + i);
-#else
-  float4 x = __ldcg(reinterpret_cast<const float4*>(from));
-  p.x[0] = x.x, p.x[1] = x.y, p.x[2] = x.z, p.x[3] = x.w;
-#endif
-  return p;
-}
-
-__device__ inline Partial get_shared(const State& s, int h, int64_t d) {
-  Partial p = get_shared_sums(s, h, d);
-  p.top = load_shared(s.top + h), p.sum = load_shared(s.sum + h);
-  return p;
-}
-
-__device__ inline State slot(const Attention& a, int64_t i) {
-  return {a.slots + i * a.slot_floats, a.unit_heads, a.size};
-}
+// ---- results -----------------------------------------------------------------------------------
 
 __device__ inline void store_number(void* data, kvops_dtype dtype, int64_t i, float x) {
   if (dtype == KVOPS_F32)
@@ -306,14 +301,6 @@ __device__ inline void finish(const Attention& a, const Unit& u, int h, int64_t 
   if (d != 0 || !a.lse) return;
   double natural = (double(log2f(sum)) + double(most)) * 0.693147180559945309417;
   a.lse[u.seq * a.lse_seq + head * a.lse_head] = sum == 0 ? none : float(natural);
-}
-
-// f(h, d) for every four sums of the unit, by one thread each.
-template <class F>
-__device__ inline void each_column(const Attention& a, const Unit& u, F&& f) {
-  uint32_t quarters = uint32_t(a.size / 4), count = quarters * uint32_t(u.heads);
-  for (uint32_t i = threadIdx.x; i < count; i += blockDim.x)
-    f(int(i / quarters), int64_t(i % quarters * 4));
 }
 
 }  // namespace kvops::gpu

@@ -1,21 +1,21 @@
 // Paged attention on a GPU, host side: the arguments as the kernels take them, and the workspace.
 //
-//   workspace   flags, two of each block, to a multiple of 128 bytes | slots, each a multiple
+//   workspace   slots, each a multiple of 128 bytes
 #pragma once
 #include "gpu/paged_attention.cuh"
 
 namespace kvops::KVOPS_GPU {
 
-// How a kernel is run: blocks of the grid, threads, heads of a unit, tokens of a step.
+// How a kernel is run: blocks of the grid, threads, heads of a unit; log2 of the tokens of a step
+// and of the blocks of a team.
 struct PagedPlan {
   int64_t blocks = 0;
-  int threads = gpu::kPagedThreads, unit_heads = 4, grain_shift = 7;
-  int64_t least_steps = 1;
+  int threads = gpu::kPagedThreads, unit_heads = 4, grain_shift = 7, team_shift = 0;
 };
 
 // Sets everything but the workspace.
 gpu::Attention paged_attention_of(const kvops_paged_attention_v1_args& a, const PagedPlan& plan);
-// Sets the cut, flags and slots; returns the workspace's bytes, were there one.
+// Sets the cut and the slots; returns the workspace's bytes, were there one.
 int64_t paged_attention_split(const kvops_paged_attention_v1_args& a, const PagedPlan& plan,
                               gpu::Attention& job);
 

@@ -59,7 +59,6 @@ struct Portable {
   float* memory;  // queries of the unit, states of the warps, sums that run on
 
   __device__ int warps() const { return kPagedThreads / kWarp; }
-  __device__ float* weights() const { return memory; }
   __device__ int64_t state_floats() const { return kHeads * (a.size + 2); }
   __device__ State state(int w) const {
     return {memory + kHeads * a.size + w * state_floats(), kHeads, a.size};
@@ -233,7 +232,6 @@ kvops_status run_portable_paged(const char* op, const Args& a) {
   paged_attention_split(a, plan, job);
   constexpr int64_t kStates = 2 + gpu::kPagedThreads / 32;  // queries, states, what runs on
   int64_t floats = kStates * gpu::kHeads * (job.size + 2) + 2 * gpu::kHeads;
-  floats = std::max<int64_t>(floats, gpu::kMostWeights);
   Grid grid = {.x = plan.blocks, .threads = plan.threads, .shared = floats * 4};
   auto start = [&]<class C>() {
     if (job.size <= 128) return launch(op, gpu::portable_paged_kernel<C, 4>, grid, a.query, job);

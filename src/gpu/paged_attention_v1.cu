@@ -11,6 +11,7 @@
 #include "core/integers.h"
 #include "core/options.h"
 #include "gpu/paged_attention_job.h"
+#include "gpu/paged_attention_slots.cuh"
 
 namespace kvops::KVOPS_GPU {
 namespace {
@@ -50,13 +51,13 @@ uint64_t random_number() {
   return uint64_t(std::chrono::system_clock::now().time_since_epoch().count());
 }
 
-// A number that no other call and no memory has, but for a chance of 2^-64.
+// A number that no other call and no memory has, but for a chance of 2^-62.
 uint64_t next_stamp() {
   static std::atomic<uint64_t> state{random_number()};
   uint64_t z = state.fetch_add(0x9E3779B97F4A7C15ull, std::memory_order_relaxed);
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return (z ^ (z >> 31)) | 1;
+  return (z ^ (z >> 31)) | 0x100000001ull;
 }
 
 // Of lengths, in tokens.
@@ -102,6 +103,7 @@ gpu::Attention paged_attention_of(const Args& a, const PagedPlan& plan) {
       .group = group,
       .size = a.query.shape[2],
       .block_limit = uint32_t(std::min(a.key_cache.shape[0], int64_t{1} << 31)),
+      .quarters = gpu::Splitter(std::max<int64_t>(a.query.shape[2] / 4, 1)),
       .block = gpu::Splitter(std::clamp<int64_t>(a.key_cache.shape[3], 1, INT32_MAX)),
       .limit = limit_of(a),
       .window = a.window,
@@ -113,26 +115,23 @@ gpu::Attention paged_attention_of(const Args& a, const PagedPlan& plan) {
   job.step = a.blocksparse_head_sliding_step, job.rank = a.tp_rank;
   job.unit_heads = plan.unit_heads, job.units_per_group = ceil_div(group, plan.unit_heads);
   const int64_t units = kv_heads * job.units_per_group;
-  if (units && units * kLeastSlices <= plan.blocks) job.lanes = units;
+  if (units && units * kLeastSlices << plan.team_shift <= plan.blocks) job.lanes = units;
   job.invariant = a.batch_invariant != 0;
-  job.grain_shift = plan.grain_shift, job.least_steps = plan.least_steps;
-  job.slot_floats = up_to_line(plan.unit_heads * (job.size + 2) * 4) / 4;
+  job.grain_shift = plan.grain_shift, job.team_shift = plan.team_shift;
   return job;
 }
 
 int64_t paged_attention_split(const Args& a, const PagedPlan& plan, gpu::Attention& job) {
   const int64_t units = job.seqs * job.kv_heads * job.units_per_group;
+  job.slot_floats = up_to_line(plan.unit_heads * job.size * gpu::kColumnFloats) / 4;
   job.ranges = std::min<int64_t>(gpu::kRanges, ceil_div(job.limit, gpu::kRange)) + 1;
-  const int64_t flags = up_to_line(2 * plan.blocks * 8);
   const int64_t slots = job.invariant ? units * job.ranges : 2 * plan.blocks;
   if (present(a.workspace)) {
-    auto* base = static_cast<char*>(a.workspace.data);
     job.cut = job.invariant ? gpu::Cut::ranges : gpu::Cut::steps;
     job.stamp = next_stamp();
-    job.flags = reinterpret_cast<uint64_t*>(base);
-    job.slots = reinterpret_cast<float*>(base + flags);
+    job.slots = static_cast<float*>(a.workspace.data);
   }
-  return flags + slots * job.slot_floats * 4;
+  return slots * job.slot_floats * 4;
 }
 
 kvops_status run_paged_attention(const char* op, const Args& a) {

@@ -94,6 +94,25 @@ TEST_CASE("paged attention on a GPU: v1 and v2 give the same bits, max_seq_len n
   }
 }
 
+TEST_CASE("paged attention on a GPU: few units and many, whole and in parts") {
+  for (int i : {0, 1, 3})
+    for (int64_t kv_heads : {1, 20, 50}) {  // teams of 8, 4 and 2 blocks on an H200
+      Paged p;
+      p.type = kTypes[i].type, p.cached = kTypes[i].cached, p.lens = {2500, 900};
+      p.kv_heads = kv_heads, p.heads = 4 * kv_heads;
+      INFO(kvops_dtype_name(p.cached) << " " << kv_heads);
+      p.fill(13);
+      const auto bits = p.run(p.gpu_args(true));
+      CHECK(p.distance() <= bound(p.type));
+      CHECK(p.lse_distance() < 1e-5);
+      for (int again = 0; again < 20; ++again) CHECK((p.run(p.gpu_args(true)) == bits));
+      p.lens = {300, 40}, p.lengths->h = p.lens;
+      p.up();
+      p.run(p.gpu_args(true));
+      CHECK(p.distance() <= bound(p.type));
+    }
+}
+
 TEST_CASE("paged attention on a GPU: batch_invariant rows are the same alone and in any batch") {
   for (auto& types : kTypes) {
     Paged p;
