@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "core/dispatch.h"
+#include "gpu/early.cuh"
 #include "gpu/int8.cuh"
 #include "gpu/reduce.cuh"
 #include "gpu/teams.cuh"
@@ -149,6 +150,7 @@ __global__ void __launch_bounds__(kThreads, resident(3, kThreads))
   using Index = std::conditional_t<kRegisters != 0, int, int64_t>;
   constexpr int N = kGroup<T>;
   __shared__ ExtremesScratch scratch;
+  await_queue();
   int sub = shape.sub(), lane = int(threadIdx.x) - sub * shape.lanes;
   Index first = Index(lane) * N, step = Index(shape.lanes) * N;
   int turn = 0;
@@ -214,6 +216,7 @@ __global__ void __launch_bounds__(kClusterThreads)
   constexpr int N = kGroup<T>;
   __shared__ Extremes warps[kMaxThreads * 4 / 32];
   __shared__ Mailbox box;
+  await_queue();
   int lane = int(blockIdx.x * blockDim.x + threadIdx.x), lanes = int(gridDim.x * blockDim.x);
   int64_t r = blockIdx.y;
   const T* x = row_of(input, r);
@@ -261,8 +264,8 @@ kvops_status run(const kvops_dynamic_scaled_int8_quant_args& a) {
     Grid few = cluster_grid(a.out, reinterpret_cast<const void*>(kernel), in.rows,
                             ceil_div(in.size, kGroup<T> * kEach), 8);
     if (few.x)
-      return launch("dynamic_scaled_int8_quant", kernel, few, a.out, flat(in), flat(out),
-                    flat(scales), flat(points), int(in.size));
+      return launch_early("dynamic_scaled_int8_quant", kernel, few, a.out, flat(in), flat(out),
+                          flat(scales), flat(points), int(in.size));
   }
   auto start = [&]<int kRegisters, bool kWhole>() {
     constexpr const char* kOp = "dynamic_scaled_int8_quant";
@@ -275,13 +278,13 @@ kvops_status run(const kvops_dynamic_scaled_int8_quant_args& a) {
               grid.x > 4 * compute_units(a.out))
             kernel =
                 dynamic_scaled_int8_quant_kernel<T, FlatRows, kRegisters, kWhole, kThirdOfAnSm>;
-        return launch(kOp, kernel, grid, a.out, flat(in), flat(out), flat(scales), flat(points),
-                      shape);
+        return launch_early(kOp, kernel, grid, a.out, flat(in), flat(out), flat(scales),
+                            flat(points), shape);
       }
     }
-    return launch(kOp,
-                  dynamic_scaled_int8_quant_kernel<T, RowsView, kRegisters, kWhole, kMaxThreads>,
-                  grid, a.out, in, out, scales, points, shape);
+    return launch_early(
+        kOp, dynamic_scaled_int8_quant_kernel<T, RowsView, kRegisters, kWhole, kMaxThreads>, grid,
+        a.out, in, out, scales, points, shape);
   };
   if (!whole || !registers)
     return whole ? start.template operator()<0, true>() : start.template operator()<0, false>();

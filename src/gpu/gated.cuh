@@ -15,6 +15,7 @@
 #include <type_traits>
 
 #include "core/dispatch.h"
+#include "gpu/early.cuh"
 #include "gpu/vec.cuh"
 
 namespace kvops::gpu {
@@ -86,6 +87,7 @@ __global__ void __launch_bounds__(kGatedThreads)
   constexpr bool kNeighbours = kPairing == Pairing::interleaved, kAligned = N > 1;
   constexpr int kIn = kNeighbours ? 2 * N : N;
   using Index = std::conditional_t<__is_same(Rows<T>, FlatRows<T>), uint32_t, int64_t>;
+  await_queue();
   int64_t first = int64_t(blockIdx.x) * (int(blockDim.x) * kUnroll) + int(threadIdx.x);
   Group<T, kIn> a[kUnroll], b[kUnroll];
   T* to[kUnroll];
@@ -133,7 +135,7 @@ kvops_status run_gated(const char* op, const kvops_tensor& input, const kvops_te
     gpu::GatedShape shape = {gpu::Splitter(per_row), out.size, out.rows * per_row};
     // H200: below two blocks of 256 for every SM, more and smaller ones are faster.
     int threads = shape.items < 512 * units ? 128 : gpu::kGatedThreads;
-    return launch(
+    return launch_early(
         op, gpu::gated_kernel<kPairing, T, Act, Rows, kN, kEach>,
         Grid{.x = (shape.items + threads * kEach - 1) / (threads * kEach), .threads = threads},
         output, from, to, shape, act);

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "core/dispatch.h"
+#include "gpu/early.cuh"
 #include "gpu/reduce.cuh"
 #include "gpu/teams.cuh"
 
@@ -117,6 +118,7 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(KVOPS_IN_PLACE Call call
   // registers than large blocks have.
   constexpr bool kEarlyWeight = kThreads < kMaxThreads || (sizeof(W) <= sizeof(T) && !kAdds);
   __shared__ RowScratch scratch;
+  await_queue();
   int sub = shape.sub();
   Index first = Index(int(threadIdx.x) - sub * shape.lanes) * kN, step = Index(shape.lanes) * kN;
   int64_t stride = int64_t(gridDim.x) * shape.per_block;
@@ -200,6 +202,7 @@ __global__ void __launch_bounds__(kClusterThreads)
   constexpr bool kAdds = Call::kAdds;
   __shared__ Tiles tiles;
   __shared__ Mailbox box;
+  await_queue();
   int lane = int(blockIdx.x * blockDim.x + threadIdx.x);
   int first = lane * kN, step = shape.lanes * kN;
   int64_t r = blockIdx.y;
@@ -244,7 +247,7 @@ bool runs_as_clusters(const char* op, NormCall<T, W, FlatRows, Other> call,
                              ceil_div(groups, K), blocks);
     if (!grid.x) return false;
     call.shape.lanes = int(grid.x) * grid.threads;
-    status = launch(op, kernel, grid, output, call, Mean(call.shape.d));
+    status = launch_early(op, kernel, grid, output, call, Mean(call.shape.d));
     return true;
   };
   if (call.shape.lanes <= 32) return false;
@@ -300,7 +303,7 @@ kvops_status run_norm(const char* op, const kvops_tensor& input, const kvops_ten
         if (grid.threads <= 512 && grid.x <= 4 * compute_units(output))
           kernel = norm_kernel<Call, 4, kWhole, 512>;
       Call call = {x, r, weight, y, shape, float(epsilon)};
-      return launch(op, kernel, grid, output, call);
+      return launch_early(op, kernel, grid, output, call);
     };
     if constexpr (kRegisters != 0)
       if (one_level) return queue(flat(in), flat_other, flat(out));

@@ -3,6 +3,7 @@
 // row, a thread those that are kThreads apart. Rows that follow each other densely are one; rows at
 // odd addresses go element by element.
 #include "core/dispatch.h"
+#include "gpu/early.cuh"
 #include "gpu/int8.cuh"
 
 namespace kvops::KVOPS_GPU {
@@ -22,6 +23,7 @@ __global__ void __launch_bounds__(kThreads)
     static_scaled_int8_quant_kernel(KVOPS_IN_PLACE Rows<const T> input,
                                     KVOPS_IN_PLACE Rows<Int8Code> out, KVOPS_IN_PLACE Shape shape,
                                     const float* scale, const int32_t* azp) {
+  await_queue();
   int64_t first = int64_t(blockIdx.x) * (kThreads * kUnroll) + int(threadIdx.x);
   Group<T, N> x[kUnroll];
   Int8Code* to[kUnroll];
@@ -59,9 +61,10 @@ kvops_status run(const kvops_static_scaled_int8_quant_args& a) {
                                                                      Rows<Int8Code> to) {
     Grid grid = {.x = (shape.items + kThreads * kUnroll - 1) / (kThreads * kUnroll),
                  .threads = kThreads};
-    return launch("static_scaled_int8_quant", static_scaled_int8_quant_kernel<T, Rows, kN, kUnroll>,
-                  grid, a.out, from, to, shape, static_cast<const float*>(a.scale.data),
-                  static_cast<const int32_t*>(a.azp.data));
+    return launch_early("static_scaled_int8_quant",
+                        static_scaled_int8_quant_kernel<T, Rows, kN, kUnroll>, grid, a.out, from,
+                        to, shape, static_cast<const float*>(a.scale.data),
+                        static_cast<const int32_t*>(a.azp.data));
   };
   if (!flat) {
     return aligned ? start.template operator()<RowsView, N, 2>(in, out)
