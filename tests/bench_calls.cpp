@@ -1,7 +1,7 @@
 // bench_calls FOLDER [OPERATOR]: the host's nanoseconds in one call on a GPU, from validation to
 // launch, for every operator of the CUDA column: the smallest case of FOLDER/<op>.txt (tests/cases)
 // that has something to do. Beside it the launches alone: the kernels of the call, taken from a
-// captured graph, queued again with the same arguments by the driver's cuLaunchKernel and by the
+// captured graph, queued again with the same arguments by the driver's cuLaunchKernelEx and by the
 // runtime's cudaLaunchKernelExC. What the call takes beyond the latter is ours. The three take
 // turns, so that they see the same machine; medians of batches that the device's queue takes
 // without waiting. A benchmark, not a test.
@@ -52,34 +52,59 @@ std::vector<double> medians(const test::Stream& stream, const std::vector<Call>&
   return all;
 }
 
+// A kernel as a graph holds it. Clusters are no part of its node's parameters.
+struct Kernel {
+  CUDA_KERNEL_NODE_PARAMS node = {};
+  CUlaunchAttribute cluster = {};
+  unsigned attributes() const { return cluster.value.clusterDim.x ? 1 : 0; }
+};
+
 // The kernels of one call; empty when it has other nodes as well. The graph must live as long.
-std::vector<CUDA_KERNEL_NODE_PARAMS> kernels_of(cudaGraph_t graph) {
+std::vector<Kernel> kernels_of(cudaGraph_t graph) {
   static auto* params =
       driver<CUresult(CUgraphNode, CUDA_KERNEL_NODE_PARAMS*)>("cuGraphKernelNodeGetParams");
+  static auto* attribute =
+      driver<CUresult(CUgraphNode, CUlaunchAttributeID, CUlaunchAttributeValue*)>(
+          "cuGraphKernelNodeGetAttribute");
   size_t count = 0;
   cudaGraphGetNodes(graph, nullptr, &count);
   std::vector<cudaGraphNode_t> nodes(count);
   cudaGraphGetNodes(graph, nodes.data(), &count);
-  std::vector<CUDA_KERNEL_NODE_PARAMS> kernels(count);
-  for (size_t i = 0; i < count; ++i)
-    if (!params || params(nodes[i], &kernels[i]) || !kernels[i].func || !kernels[i].kern) return {};
+  std::vector<Kernel> kernels(count);
+  for (size_t i = 0; i < count; ++i) {
+    auto& k = kernels[i];
+    if (!params || params(nodes[i], &k.node) || !k.node.func || !k.node.kern) return {};
+    k.cluster.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    if (!attribute || attribute(nodes[i], k.cluster.id, &k.cluster.value)) k.cluster.value = {};
+  }
   return kernels;
 }
 
-bool launch_by_driver(const CUDA_KERNEL_NODE_PARAMS& k, cudaStream_t stream) {
+bool launch_by_driver(Kernel& k, cudaStream_t stream) {
   static auto* launch =
-      driver<CUresult(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                      unsigned, CUstream, void**, void**)>("cuLaunchKernel");
-  return launch && !launch(k.func, k.gridDimX, k.gridDimY, k.gridDimZ, k.blockDimX, k.blockDimY,
-                           k.blockDimZ, k.sharedMemBytes, stream, k.kernelParams, k.extra);
+      driver<CUresult(const CUlaunchConfig*, CUfunction, void**, void**)>("cuLaunchKernelEx");
+  const auto& n = k.node;
+  CUlaunchConfig config = {};
+  config.gridDimX = n.gridDimX, config.gridDimY = n.gridDimY, config.gridDimZ = n.gridDimZ;
+  config.blockDimX = n.blockDimX, config.blockDimY = n.blockDimY, config.blockDimZ = n.blockDimZ;
+  config.sharedMemBytes = n.sharedMemBytes, config.hStream = stream;
+  config.attrs = &k.cluster, config.numAttrs = k.attributes();
+  return launch && !launch(&config, n.func, n.kernelParams, n.extra);
 }
 
-bool launch_by_runtime(const CUDA_KERNEL_NODE_PARAMS& k, cudaStream_t stream) {
+bool launch_by_runtime(Kernel& k, cudaStream_t stream) {
+  const auto& n = k.node;
+  const auto& size = k.cluster.value.clusterDim;
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = size.x, cluster.val.clusterDim.y = size.y;
+  cluster.val.clusterDim.z = size.z;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(k.gridDimX, k.gridDimY, k.gridDimZ);
-  config.blockDim = dim3(k.blockDimX, k.blockDimY, k.blockDimZ);
-  config.dynamicSmemBytes = k.sharedMemBytes, config.stream = stream;
-  return !cudaLaunchKernelExC(&config, k.kern, k.kernelParams);
+  config.gridDim = dim3(n.gridDimX, n.gridDimY, n.gridDimZ);
+  config.blockDim = dim3(n.blockDimX, n.blockDimY, n.blockDimZ);
+  config.dynamicSmemBytes = n.sharedMemBytes, config.stream = stream;
+  config.attrs = &cluster, config.numAttrs = k.attributes();
+  return !cudaLaunchKernelExC(&config, n.kern, n.kernelParams);
 }
 
 // What any launch takes here: of a kernel that does nothing, with nothing and with 4000 bytes of
@@ -98,10 +123,11 @@ void measure_empty() {
   for (const char* name : {"empty", "filled"}) {
     char data[4000] = {};
     void* arguments[] = {data};
-    CUDA_KERNEL_NODE_PARAMS k = {};
-    k.gridDimX = k.gridDimY = k.gridDimZ = k.blockDimY = k.blockDimZ = 1, k.blockDimX = 128;
-    k.kernelParams = arguments;
-    if (find(&k.func, module, name)) return;
+    Kernel k;
+    auto& n = k.node;
+    n.gridDimX = n.gridDimY = n.gridDimZ = n.blockDimY = n.blockDimZ = 1, n.blockDimX = 128;
+    n.kernelParams = arguments;
+    if (find(&n.func, module, name)) return;
     std::printf("%-32s %6.0f ns by the driver\n", name,
                 medians(stream, {[&] { return launch_by_driver(k, s); }})[0]);
   }
@@ -123,7 +149,7 @@ bool measure(const Options& o, const kvops_op_info& op) {
   const bool called = !work.call();
   if (cudaStreamEndCapture(s, &graph) || !called)
     return std::printf("%-32s %s\n", op.name, kvops_last_error()), false;
-  const auto kernels = kernels_of(graph);
+  auto kernels = kernels_of(graph);
   std::vector<Call> calls = {[&] { return !work.call(); }};
   for (auto launch : {launch_by_driver, launch_by_runtime})
     calls.push_back([&kernels, launch, s] {

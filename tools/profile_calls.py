@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Profiles calls of `kvops bench --device cuda` with Nsight Compute, as rows of a Markdown table.
 
-    tools/profile.py --kvops build/bin/kvops rms_norm:llama3-70b silu_and_mul:"n=1 d=14336 T=bf16"
+    tools/profile_calls.py --kvops build/bin/kvops rms_norm:llama3-70b \\
+        silu_and_mul:"n=1 d=14336 T=bf16"
 
 Each argument is OP:CASE, of which every call is a row, or OP:LINE. A row is one kernel of the call:
 its time alone with cold caches, the share of their peaks that memory, L2, L1 and instruction issue
