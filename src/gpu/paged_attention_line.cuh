@@ -27,14 +27,14 @@ __device__ inline uint32_t rank_of(const Attention& a) {
 }
 
 // All threads of the team; what one wrote before, to shared memory, all see afterwards.
-__device__ inline void meet(const Attention& a) {
+__device__ inline void meet([[maybe_unused]] const Attention& a) {
 #if KVOPS_HAS_CLUSTERS
   if (a.team_shift) return cluster_barrier();
 #endif
   __syncthreads();
 }
 // The same, after having read what others wrote.
-__device__ inline void leave(const Attention& a) {
+__device__ inline void leave([[maybe_unused]] const Attention& a) {
 #if KVOPS_HAS_CLUSTERS
   if (a.team_shift) return cluster_leave();
 #endif
@@ -102,7 +102,7 @@ __device__ inline Slice find_short_slice(const Attention& a) {
   }
   Slice slice = slice_of(a, shuffle(upto, kWarp - 1));
   const auto past = ballot(upto * slice.units <= slice.begin);  // ends before the slice begins
-  const int seq = __popcll(past);
+  const int seq = int(__popcll(past));
   slice.seq = seq, slice.base = seq ? shuffle(upto, seq - 1) * slice.units : 0;
   return slice;
 }
