@@ -198,7 +198,7 @@ __device__ uint32_t across(const Group<C, N> (&x)[kTokens], int j) {
   } else if constexpr (kTokens == 2) {
     return __byte_perm(x[0].word[j / 2], x[1].word[j / 2], j % 2 ? 0x7632 : 0x5410);
   } else {
-    int half = j % 4 < 2 ? 0x5140 : 0x7362;
+    uint32_t half = j % 4 < 2 ? 0x5140 : 0x7362;
     return __byte_perm(__byte_perm(x[0].word[j / 4], x[1].word[j / 4], half),
                        __byte_perm(x[2].word[j / 4], x[3].word[j / 4], half),
                        j % 2 ? 0x7632 : 0x5410);
