@@ -34,7 +34,7 @@
 namespace kvops::cpu {
 namespace {
 
-constexpr int64_t kPair = 2 * kGroup;  // tokens, or elements, of two vectors of words
+constexpr int64_t kPair = int64_t{2} * kGroup;  // tokens, or elements, of two vectors of words
 
 inline __m256i codes_at(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -126,7 +126,7 @@ inline const char* part_of(const AttentionCall& c, const char* block, const KeyG
   return block + g.slot * c.size * c.cache_bytes;
 }
 inline void ask(const char* p, int lines) {
-  for (int i = 0; i < lines; ++i) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
+  for (int i = 0; i < lines; ++i) _mm_prefetch(p + int64_t{64} * i, _MM_HINT_T0);
 }
 
 // R rows and P pairs of groups, from row and group on.
@@ -148,8 +148,8 @@ void score_block(const AttentionCall& c, Scratch& s, const Words<C, amx>& words,
     const auto& g = s.tile.group[group + 2 * half];
     const char* ahead = part_of(c, g.values, g);
     constexpr int kLines = P * int(sizeof(C));
-    const int64_t turns = c.size / (2 * P);
-    for (int64_t i = 0; i < turns; ++i, q += 2, ahead += kLines * 64) {
+    const int64_t turns = c.size / (int64_t{2} * P);
+    for (int64_t i = 0; i < turns; ++i, q += 2, ahead += int64_t{64} * kLines) {
       __m512i w[2 * P];
       for (int p = 0; p < P; ++p, k[p - 1] += lie.step) words(k[p], k[p] + lie.apart, w + 2 * p);
       ask(ahead, kLines);
@@ -165,8 +165,8 @@ void score_block(const AttentionCall& c, Scratch& s, const Words<C, amx>& words,
     float* to = s.scores + (row + r) * c.pitch() + group * int64_t{kGroup};
     for (int j = 0; j < 2 * P; j += 2) {
       Words<C, amx>::order(sum[r][j], sum[r][j + 1]);
-      _mm512_storeu_ps(to + j * kGroup, sum[r][j]);
-      _mm512_storeu_ps(to + (j + 1) * kGroup, sum[r][j + 1]);
+      _mm512_storeu_ps(to + int64_t{j} * kGroup, sum[r][j]);
+      _mm512_storeu_ps(to + int64_t{j + 1} * kGroup, sum[r][j + 1]);
     }
   }
 }
@@ -209,7 +209,7 @@ void sum_block(const AttentionCall& c, Scratch& s, const Words<C, amx>& words, i
       if (!all) [[unlikely]]
         for (auto& x : w) x = _mm512_maskz_mov_epi16(live.words(t), x);
       ask(ahead, kLines);
-      ahead += kLines * 64;
+      ahead += int64_t{64} * kLines;
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const __m512bh a = twice(weights + r * pitch + t);
@@ -224,7 +224,7 @@ void sum_block(const AttentionCall& c, Scratch& s, const Words<C, amx>& words, i
     for (int j = 0; j < 2 * E; j += 2) {
       Words<C, amx>::order(sum[r][j], sum[r][j + 1]);
       for (int k = j; k < j + 2; ++k) {
-        float* at = to + k * kGroup;
+        float* at = to + int64_t{k} * kGroup;
         _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_loadu_ps(at), decay, sum[r][k]));
       }
     }
