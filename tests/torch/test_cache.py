@@ -201,6 +201,15 @@ def test_convert_fp8_there_and_back(device, dtype):
         ops.convert_fp8(codes, wide, 1.0, "auto")
 
 
+def test_convert_fp8_goes_by_address_between_shapes(device):
+    codes = torch.randint(0, 126, (6, 2, 1, 4, 16), dtype=u8, device=device)  # x-packed keys
+    wide = torch.zeros(6, 2, 2, 4, 8, dtype=bf16, device=device)
+    ops.convert_fp8(wide, codes, 1.0, "fp8")
+    assert torch.equal(wide.view(-1).cpu(), decode(codes).view(-1).to(bf16))
+    with pytest.raises(kvops.Error, match="dst: shape"):
+        ops.convert_fp8(wide[:, :1], codes, 1.0, "fp8")
+
+
 @pytest.mark.parametrize("kind", ["auto", "fp8"])
 @pytest.mark.parametrize("starts", [False, True])
 def test_gathers(device, kind, starts):

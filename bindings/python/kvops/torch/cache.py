@@ -167,8 +167,11 @@ def convert_fp8(dst_cache, src_cache, scale, kv_cache_dtype):
     if not is_f8(kv_cache_dtype):
         raise Error(f'convert_fp8: kv_cache_dtype: is "{kv_cache_dtype}", expected fp8, fp8_e4m3 '
                     "or fp8_e5m2", Status.UNSUPPORTED, "convert_fp8", "kv_cache_dtype")
-    src, dst = (as_dtype(t, dtype) if t.element_size() == 1 else t
-                for t in (src_cache, dst_cache))
+    # vLLM's kernel goes by address: x-packed caches of 8 and 16 bits differ in shape there.
+    pair = (src_cache, dst_cache)
+    if src_cache.shape != dst_cache.shape and src_cache.numel() == dst_cache.numel() > 0:
+        pair = (t.view(t.shape[0], -1) if t.is_contiguous() else t for t in pair)
+    src, dst = (as_dtype(t, dtype) if t.element_size() == 1 else t for t in pair)
     _convert_fp8((src, dst), (scale,))
 
 
