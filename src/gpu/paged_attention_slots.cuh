@@ -1,9 +1,10 @@
 // Parts of units in the workspace, which say themselves whether they are there.
 //
 // A column has four sums of a head, what they are relative to and, in every word that is written at
-// once, half of the stamp of the call, a number that no other call and no memory has. So it is
-// known to be there when it is read, whatever the workspace held. Who adds columns up clears them:
-// a graph that is replayed has the same stamp again.
+// once, half of the stamp of the call. So it is known to be there when it is read, whatever the
+// workspace held: that a word of it holds half a stamp by chance (2^-31) deceives only who reads
+// between the two stores of a thread. Who adds columns up clears them, to what is no stamp: a graph
+// that is replayed has the same one again.
 #pragma once
 #include "gpu/paged_attention.cuh"
 

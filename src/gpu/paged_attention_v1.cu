@@ -51,7 +51,7 @@ uint64_t random_number() {
   return uint64_t(std::chrono::system_clock::now().time_since_epoch().count());
 }
 
-// A number that no other call and no memory has, but for a chance of 2^-62.
+// A number that no other call has, and no memory but by chance: 2^-62, each half 2^-31, and not 0.
 uint64_t next_stamp() {
   static std::atomic<uint64_t> state{random_number()};
   uint64_t z = state.fetch_add(0x9E3779B97F4A7C15ull, std::memory_order_relaxed);
